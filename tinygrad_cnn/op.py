@@ -1,0 +1,281 @@
+"""Op: one differentiable operation, described once and used by everything else.
+
+The engine, the gradient checks, the documentation table, the pictures, the counters and the exercises all read this
+record. Ops are registered in `TABLE` under their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from inspect import Parameter, Signature, signature
+from typing import Any
+
+from .backend import device_of
+from .backend.device import namespaces
+from .backend.exposure import exposed, seal
+from .errors import DeviceError, DTypeError, TinygradError
+from .graph import Node, Traced, next_index, state
+
+__all__ = ["TABLE", "Op", "op"]
+
+TABLE: dict[str, Op] = {}
+
+Rule = Callable[..., Any]
+Sample = tuple[tuple[Any, ...], dict[str, Any]]
+ErrorSample = tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]
+
+_NUMPY = namespaces[next(iter(namespaces))]
+_WEAK = (float, int, bool, type(None))
+
+
+class Op:
+    """A forward rule and, per input, a rule for its gradient.
+
+    Called on arrays, an op computes. Called on `Traced` values, it also records. The gradient rules are written with
+    ops, so on arrays they are plain array code and on `Traced` values they are differentiable themselves.
+
+    Attributes:
+        name: the name of the forward function.
+        forward: `forward(xp, *arrays, **options) -> array`.
+        inputs: names of the positional inputs; for a variadic op the one name behind the star.
+        variadic: whether the op takes any number of inputs: `forward(xp, *arrays, axis)`.
+        vjps: input name -> `vjp(g, y, *inputs, **options)` -> gradient of that input. Rules of a variadic op take
+            the position of the input as first argument.
+        texts: input name -> that rule as one line of mathematics, for pictures.
+        constants: inputs through which no gradient flows (labels, masks, indices, the switches of a pool).
+        shape: `shape(*input_shapes, **options)` -> output shape; raises `ShapeError` or `OptionError`.
+        flops: `flops(output_shape, *input_shapes, **options)` -> number of floating point operations.
+        broadcasts: whether inputs are broadcast against each other; the walk then sums their gradients back.
+        switches: `switches(xp, y, *arrays, **options)` -> integer array that says on which smooth piece of the
+            function the inputs are (signs of a relu, positions of maxima); None for smooth ops.
+        family, source: for the documentation table.
+        samples: `samples(rng)` yields `(arrays, options)` on which tests, docs and benchmarks try this op.
+        error_samples: `error_samples(rng)` yields `(arrays, options, error type, part of its message)`.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        *,
+        shape: Callable[..., tuple[int, ...]],
+        flops: Callable[..., int],
+        family: str,
+        source: str,
+        convert: dict[str, Callable[[Any], Any]],
+        constants: tuple[str, ...],
+        broadcasts: bool,
+    ) -> None:
+        _, *parameters = signature(forward).parameters.values()  # the first one is xp
+        positional = [p for p in parameters if p.kind is not Parameter.KEYWORD_ONLY]
+        self.name = forward.__name__
+        self.forward = forward
+        self.inputs = tuple(p.name for p in positional)
+        self.variadic = any(p.kind is Parameter.VAR_POSITIONAL for p in positional)
+        self.optional = frozenset(p.name for p in positional if p.default is None)
+        self.option_names = frozenset(p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY)
+        self.defaults = {
+            p.name: p.default
+            for p in parameters
+            if p.kind is Parameter.KEYWORD_ONLY and p.default is not Parameter.empty
+        }
+        self.convert = convert
+        self.shape = shape
+        self.flops = flops
+        self.family = family
+        self.source = source
+        self.constants = constants
+        self.broadcasts = broadcasts
+        self.vjps: dict[str, Rule] = {}
+        self.texts: dict[str, str] = {}
+        self.rules: tuple[Rule | None, ...] = (None,) * len(self.inputs)
+        self.switches: Callable[..., Any] | None = None
+        self.samples: Callable[[Any], Iterator[Sample]] | None = None
+        self.error_samples: Callable[[Any], Iterator[ErrorSample]] | None = None
+        self.__name__ = forward.__name__
+        self.__qualname__ = forward.__qualname__
+        self.__module__ = forward.__module__
+        self.__doc__ = forward.__doc__
+        self.__signature__: Signature = signature(forward).replace(parameters=parameters)
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    def vjp(self, name: str, text: str = "") -> Callable[[Rule], Rule]:
+        """Register the decorated function as the gradient rule of input `name`; `text` is its formula."""
+        if name not in self.inputs:
+            raise TypeError(f"{self.name} has no input {name!r}; its inputs are {self.inputs}")
+
+        def register(rule: Rule) -> Rule:
+            self.vjps[name] = rule
+            self.texts[name] = text
+            self.rules = tuple(self.vjps.get(n) for n in self.inputs)
+            return rule
+
+        return register
+
+    def sample(self, generator: Callable[[Any], Iterator[Sample]]) -> Callable[[Any], Iterator[Sample]]:
+        """Register the inputs on which tests, docs and benchmarks try this op."""
+        self.samples = generator
+        return generator
+
+    def error_sample(self, generator: Callable[[Any], Iterator[ErrorSample]]) -> Callable[[Any], Iterator[ErrorSample]]:
+        """Register inputs that must be refused, with the type and part of the message of the error."""
+        self.error_samples = generator
+        return generator
+
+    def switch(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Register the function that says on which smooth piece the inputs are."""
+        self.switches = function
+        return function
+
+    def rule(self, position: int) -> Rule | None:
+        """Return the gradient rule of the input at `position`, called as `rule(g, y, *inputs, **options)`."""
+        if not self.variadic:
+            return self.rules[position]
+        if position < len(self.inputs) - 1:
+            return self.rules[position]
+        rule = self.rules[-1]
+        if rule is None:
+            return None
+
+        def at_position(g: Any, y: Any, *inputs: Any, **options: Any) -> Any:
+            return rule(position, g, y, *inputs, **options)
+
+        return at_position
+
+    def complete(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Fill in defaults and bring options into their normal form."""
+        if not self.option_names >= options.keys():
+            unknown = ", ".join(sorted(options.keys() - self.option_names))
+            raise TypeError(f"{self.name}() has no option {unknown}; its options are {sorted(self.option_names)}")
+        options = {**self.defaults, **options}
+        for name, convert in self.convert.items():
+            if name in options:
+                options[name] = convert(options[name])
+        return options
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        if options or self.defaults:
+            options = self.complete(options)
+        traced = xp = None
+        requires_grad = False
+        arrays = []
+        for x in inputs:
+            if isinstance(x, Traced):
+                traced = x
+                if x.requires_grad:
+                    requires_grad = True
+                x = x.array
+            kind = x.__class__
+            if kind not in _WEAK:
+                space = namespaces.get(kind)
+                if space is None:
+                    x = _plain(self, x)
+                    space = namespaces.get(x.__class__, xp)
+                if xp is not space:
+                    if xp is not None and space is not None:
+                        raise _mixed_devices(self, inputs)
+                    xp = space
+            arrays.append(x)
+        if xp is None:
+            xp = _NUMPY
+        observers = state.observers
+        for observer in observers:
+            observer.op_started(self, inputs, options)
+        try:
+            output = self.forward(xp, *arrays, **options)
+        except TinygradError:
+            raise
+        except Exception as error:
+            self._explain(error, inputs, arrays, options)
+            raise
+        if output.__class__ not in namespaces:
+            output = xp.asarray(output)  # NumPy's reductions return scalars where an array has no axes
+        if traced is None:
+            result = output
+        elif requires_grad and state.recording and self._passes_gradient(inputs, output):
+            index = next_index()
+            # Options go to the rules as they are, inputs too, but arrays in place of lists and NumPy scalars.
+            kept = tuple(x if isinstance(x, Traced) else a for x, a in zip(inputs, arrays, strict=True))
+            node = Node(self, kept, options, output, index, state.scope)
+            if exposed:
+                node.seals = seal((*arrays, output))
+            result = traced.result_type.made(output, node, index)
+        else:
+            result = traced.result_type.made(output)
+        for observer in observers:
+            observer.op_finished(self, inputs, options, output, result)
+        return result
+
+    def _passes_gradient(self, inputs: tuple[Any, ...], output: Any) -> bool:
+        """Whether some input that requires a gradient has a rule, and the output can carry one."""
+        if output.dtype.kind != "f":
+            return False
+        if not self.constants:
+            return bool(self.vjps)
+        return any(isinstance(x, Traced) and x.requires_grad and self.rule(i) is not None for i, x in enumerate(inputs))
+
+    def _explain(self, error: Exception, inputs: tuple[Any, ...], arrays: list[Any], options: dict[str, Any]) -> None:
+        """Raise an error in the caller's terms for a forward that failed, if one can be given."""
+        needed = len(self.inputs) - len(self.optional)
+        if not self.variadic and not needed <= len(inputs) <= len(self.inputs):
+            raise TypeError(
+                f"{self.name}() takes {needed}{'' if not self.optional else f' to {len(self.inputs)}'} inputs "
+                f"({', '.join(self.inputs)}), got {len(inputs)}"
+            ) from error
+        missing = self.option_names - options.keys()
+        if missing:
+            raise TypeError(f"{self.name}() needs the option {', '.join(sorted(missing))}") from error
+        self.shape(*[getattr(a, "shape", () if a is not None else None) for a in arrays], **options)
+
+
+def _plain(op: Op, x: Any) -> Any:
+    """Bring an input that is neither tensor, array nor Python number into one of these forms."""
+    if hasattr(x, "dtype") and hasattr(x, "item") and getattr(x, "ndim", None) == 0:
+        return x.item()  # NumPy scalars act like Python's numbers: np.sqrt(2) must not turn a float32 network into float64
+    array = _NUMPY.asarray(x)
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(f"{op.name}: cannot compute with {type(x).__name__} {x!r:.60}; give a tensor, an array or a number")
+    if array.dtype == _NUMPY.float64 and not hasattr(x, "dtype"):
+        array = array.astype(_NUMPY.float32)  # a list of Python floats, like one Python float, promotes nothing
+    return array
+
+
+def _mixed_devices(op: Op, inputs: tuple[Any, ...]) -> DeviceError:
+    places = []
+    for name, x in zip(op.inputs * (len(inputs) if op.variadic else 1), inputs, strict=False):
+        array = x.array if isinstance(x, Traced) else x
+        if array.__class__ in namespaces:
+            places.append(f"{name} is on {device_of(array)}")
+    return DeviceError(f"{op.name}: {', '.join(places)}; bring them together with .to('{places[0].split()[-1]}')")
+
+
+def op(
+    *,
+    shape: Callable[..., tuple[int, ...]],
+    flops: Callable[..., int],
+    family: str,
+    source: str = "",
+    convert: dict[str, Callable[[Any], Any]] | None = None,
+    constants: tuple[str, ...] = (),
+    broadcasts: bool = False,
+) -> Callable[[Callable[..., Any]], Op]:
+    """Turn `forward(xp, ...)` into an `Op` and register it under its own name."""
+
+    def register(forward: Callable[..., Any]) -> Op:
+        made = Op(
+            forward,
+            shape=shape,
+            flops=flops,
+            family=family,
+            source=source,
+            convert=convert or {},
+            constants=constants,
+            broadcasts=broadcasts,
+        )
+        if TABLE.setdefault(made.name, made) is not made:
+            raise TypeError(f"two ops are named {made.name!r}")
+        return made
+
+    return register
+
