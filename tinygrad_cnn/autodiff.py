@@ -68,9 +68,7 @@ def gradients(
     return [None if gx is None else _as_traced(x, gx) for x, gx in zip(inputs, found, strict=True)]
 
 
-def backward(
-    output: Traced, seed: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False
-) -> None:
+def backward(output: Traced, seed: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
     """Add d(output · seed) / dx to `x.grad` of every leaf x that requires a gradient."""
     leaves: dict[int, Traced] = {}
     table = _walk([output], None if seed is None else [seed], None, retain_graph, create_graph, leaves)
@@ -195,7 +193,9 @@ def _seeds(outputs: Sequence[Traced], seeds: Any, create_graph: bool) -> dict[in
     elif isinstance(seeds, Traced) or not isinstance(seeds, (list, tuple)):
         seeds = [seeds]
     if len(seeds) != len(outputs):
-        raise GraphError(f"{len(outputs)} outputs need as many seeds (None where an output is a scalar), got {len(seeds)}")
+        raise GraphError(
+            f"{len(outputs)} outputs need as many seeds (None where an output is a scalar), got {len(seeds)}"
+        )
     table: dict[int, Any] = {}
     for y, seed in zip(outputs, seeds, strict=True):
         if not isinstance(y, Traced):
@@ -251,7 +251,9 @@ def _run_hooks(hooks: list[Callable[[Any], Any]], g: Any, made: Callable[..., An
         if not isinstance(replaced, Traced):
             raise GraphError(f"a gradient hook must return a tensor or None, got {type(replaced).__name__}")
         if replaced.array.shape != seen.array.shape:
-            raise ShapeError(f"a gradient hook returned shape {replaced.array.shape} for a gradient of {seen.array.shape}")
+            raise ShapeError(
+                f"a gradient hook returned shape {replaced.array.shape} for a gradient of {seen.array.shape}"
+            )
         g = replaced if create_graph else replaced.array
     return g
 
@@ -273,8 +275,8 @@ def _called(x: Traced) -> str:
 def _edited(node: Node, position: int, x: Traced) -> GraphError:
     name = node.op.inputs[min(position, len(node.op.inputs) - 1)]
     return GraphError(
-        f"{node.op.name}: its input {name!r} ({_called(x)}) was edited in place after {node.op.name} had read it, so the "
-        "gradient would be wrong; call backward() before the edit, or compute the value again after it"
+        f"{node.op.name}: its input {name!r} ({_called(x)}) was edited in place after {node.op.name} had read it, so "
+        "the gradient would be wrong; call backward() before the edit, or compute the value again after it"
     )
 
 

@@ -232,10 +232,14 @@ class Op:
 def _plain(op: Op, x: Any) -> Any:
     """Bring an input that is neither tensor, array nor Python number into one of these forms."""
     if hasattr(x, "dtype") and hasattr(x, "item") and getattr(x, "ndim", None) == 0:
-        return x.item()  # NumPy scalars act like Python's numbers: np.sqrt(2) must not turn a float32 network into float64
+        return (
+            x.item()
+        )  # NumPy scalars act like Python's numbers: np.sqrt(2) must not turn a float32 network into float64
     array = _NUMPY.asarray(x)
     if array.dtype.kind not in "fiub":
-        raise DTypeError(f"{op.name}: cannot compute with {type(x).__name__} {x!r:.60}; give a tensor, an array or a number")
+        raise DTypeError(
+            f"{op.name}: cannot compute with {type(x).__name__} {x!r:.60}; give a tensor, an array or a number"
+        )
     if array.dtype == _NUMPY.float64 and not hasattr(x, "dtype"):
         array = array.astype(_NUMPY.float32)  # a list of Python floats, like one Python float, promotes nothing
     return array
@@ -278,4 +282,3 @@ def op(
         return made
 
     return register
-

@@ -1,0 +1,401 @@
+"""Fast kernels for NumPy arrays: convolution, pooling, cross-entropy, Adam.
+
+Shapes are (N, C, H, W) throughout, in any memory layout. Inside, everything runs on the view (C, H, W, N), and results
+are made with the batch as the innermost axis of their memory: then every shift, slice and copy of a convolution or a
+pool moves runs of N neighbouring numbers, whatever the kernel size and the stride.
+Source of the layout: Krizhevsky, cuda-convnet, 2012; of columns + GEMM: Chellapilla, Puri & Simard, IWFHR 2006.
+
+Geometry comes normalised: `stride` and `dilation` are pairs, `padding` is ((top, bottom), (left, right)), none of it
+negative. Every result is a fresh array that nobody else refers to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+__all__ = [
+    "adam_step",
+    "avg_pool2d",
+    "avg_pool2d_input_gradient",
+    "conv2d",
+    "conv2d_input_gradient",
+    "conv2d_weight_gradient",
+    "max_pool2d",
+    "max_pool2d_input_gradient",
+    "max_pool2d_select",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_gradient",
+]
+
+Array = np.ndarray[Any, Any]
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+
+
+# Layout ---------------------------------------------------------------------------------------------------------------
+
+
+def _innermost(x: Array) -> Array:
+    """Return the view (C, H, W, N) of an (N, C, H, W) array."""
+    return x.transpose(1, 2, 3, 0)
+
+
+def _outermost(x: Array) -> Array:
+    """Return the view (N, C, H, W) of a (C, H, W, N) array."""
+    return x.transpose(3, 0, 1, 2)
+
+
+def _padded(x: Array, rows: Pair, columns: Pair, fill: float, dtype: Any = None) -> Array:
+    """Return (C, H, W, N) with `fill` around it; `x` itself where nothing is to be added or converted."""
+    dtype = x.dtype if dtype is None else dtype
+    (top, bottom), (left, right) = rows, columns
+    if not (top or bottom or left or right):
+        return x.astype(dtype, copy=False)
+    c, h, w, n = x.shape
+    out: Array = np.empty((c, h + top + bottom, w + left + right, n), dtype)
+    out[:, :top] = fill
+    out[:, top + h :] = fill
+    out[:, top : top + h, :left] = fill
+    out[:, top : top + h, left + w :] = fill
+    out[:, top : top + h, left : left + w] = x
+    return out
+
+
+def _work_type(*arrays: Array) -> Any:
+    """Return the type to compute in: half precision has no fast arithmetic on CPUs."""
+    dtype = np.result_type(*arrays)
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
+
+
+def _positions(size: int, padding: Pair, kernel: int, stride: int, dilation: int) -> int:
+    """Return how many positions a kernel has along one axis."""
+    return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def _shift(offset: int, stride: int, count: int) -> slice:
+    """Return the slice of `count` elements from `offset` on, `stride` apart."""
+    return slice(offset, offset + stride * (count - 1) + 1 if count else offset, stride)
+
+
+# Convolution ----------------------------------------------------------------------------------------------------------
+
+
+def _columns(x: Array, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, groups: int, dtype: Any) -> Array:
+    """Return what every kernel position sees: (groups, C/groups · KH · KW, OH · OW · N) of an (N, C, H, W) array."""
+    n, c, h, w = x.shape
+    (kh, kw), (sh, sw), (dh, dw) = kernel, stride, dilation
+    oh, ow = _positions(h, padding[0], kh, sh, dh), _positions(w, padding[1], kw, sw, dw)
+    p = _padded(_innermost(x), *padding, 0, dtype)
+    c_step, h_step, w_step, n_step = p.strides
+    windows = as_strided(
+        p,
+        (c, kh, kw, oh, ow, n),
+        (c_step, dh * h_step, dw * w_step, sh * h_step, sw * w_step, n_step),
+        writeable=False,
+    )
+    return windows.reshape(groups, c // groups * kh * kw, oh * ow * n)
+
+
+def conv2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+) -> Array:
+    """Return y[n, o, i, j] = bias[o] + Σ weight[o, c, p, q] · x[n, c, i·s + p·d − top, j·s + q·d − left]."""
+    n, _, h, w = x.shape
+    o, _, kh, kw = weight.shape
+    result = np.result_type(x, weight) if bias is None else np.result_type(x, weight, bias)
+    work = _work_type(x, weight) if bias is None else _work_type(x, weight, bias)
+    oh = _positions(h, padding[0], kh, stride[0], dilation[0])
+    ow = _positions(w, padding[1], kw, stride[1], dilation[1])
+    columns = _columns(x, (kh, kw), stride, padding, dilation, groups, work)
+    kernel = weight.reshape(groups, o // groups, columns.shape[1]).astype(work, copy=False)
+    y = np.matmul(kernel, columns).reshape(o, oh, ow, n)
+    if bias is not None:
+        y += bias[:, None, None, None]
+    return _outermost(y.astype(result, copy=False))
+
+
+def conv2d_input_gradient(
+    g: Array, weight: Array, *, size: Pair, stride: Pair, padding: Padding, dilation: Pair, groups: int
+) -> Array:
+    """Return the gradient of the input: every g[n, o, i, j] spread over what position (i, j) of the kernel has seen."""
+    n, o, oh, ow = g.shape
+    _, cg, kh, kw = weight.shape
+    (h, w), (sh, sw), (dh, dw) = size, stride, dilation
+    (top, bottom), (left, right) = padding
+    work = _work_type(g, weight)
+    rows = _innermost(g).reshape(groups, o // groups, oh * ow * n).astype(work, copy=False)
+    kernel = weight.reshape(groups, o // groups, cg * kh * kw).astype(work, copy=False)
+    spread = np.matmul(kernel.transpose(0, 2, 1), rows).reshape(groups * cg, kh, kw, oh, ow, n)
+    gx = np.zeros((groups * cg, h + top + bottom, w + left + right, n), work)
+    for i in range(kh):
+        for j in range(kw):
+            gx[:, _shift(i * dh, sh, oh), _shift(j * dw, sw, ow)] += spread[:, i, j]
+    return _outermost(gx[:, top : top + h, left : left + w].astype(np.result_type(g, weight), copy=False))
+
+
+def conv2d_weight_gradient(
+    x: Array, g: Array, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, groups: int
+) -> Array:
+    """Return the gradient of the weight: per kernel element Σ over positions of g · what it was multiplied by."""
+    n, o, oh, ow = g.shape
+    c = x.shape[1]
+    work = _work_type(x, g)
+    columns = _columns(x, kernel, stride, padding, dilation, groups, work)
+    rows = _innermost(g).reshape(groups, o // groups, oh * ow * n).astype(work, copy=False)
+    gw = np.matmul(rows, columns.transpose(0, 2, 1)).reshape(o, c // groups, *kernel)
+    return gw.astype(np.result_type(x, g), copy=False)
+
+
+# Pooling --------------------------------------------------------------------------------------------------------------
+
+
+def _reach(size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, output: Pair) -> Padding:
+    """Return the padding that lets every window end inside: ceil mode may reach past the given one."""
+    ends = [(o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(output, stride, dilation, kernel, strict=True)]
+    (top, bottom), (left, right) = padding
+    return (top, max(bottom, ends[0] - size[0] - top)), (left, max(right, ends[1] - size[1] - left))
+
+
+def max_pool2d(x: Array, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, output: Pair) -> Array:
+    """Return the maximum of every window; outside counts as -inf, and NaN is larger than everything."""
+    (kh, kw), (sh, sw), (dh, dw), (oh, ow) = kernel, stride, dilation, output
+    p = _padded(_innermost(x), *_reach(x.shape[2:], kernel, stride, padding, dilation, output), -np.inf)
+    tall = p[:, _shift(0, sh, oh)]
+    for i in range(1, kh):  # a maximum over a rectangle is one over its rows' maxima
+        tall = np.maximum(tall, p[:, _shift(i * dh, sh, oh)], out=None if i == 1 else tall)
+    y = tall[:, :, _shift(0, sw, ow)]
+    for j in range(1, kw):
+        y = np.maximum(y, tall[:, :, _shift(j * dw, sw, ow)], out=None if j == 1 else y)
+    return _outermost(y.copy(order="K") if kw == 1 else y)
+
+
+class _Maxima:
+    """Where the maxima of the windows are: masks of output shape, one per kernel element."""
+
+    def __init__(
+        self, x: Array, y: Array, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, ties: str
+    ) -> None:
+        self.y = _innermost(y)
+        self.output = y.shape[2], y.shape[3]
+        self.kernel, self.stride, self.dilation, self.ties = kernel, stride, dilation, ties
+        self.size = x.shape[2:]
+        self.reach = _reach(self.size, kernel, stride, padding, dilation, self.output)
+        self.x = _padded(_innermost(x), *self.reach, -np.inf)
+        self.has_nan = bool(np.isnan(y).any())
+        # Only where a whole window is -inf can the outside be taken for its maximum.
+        self.inside = None
+        if any(map(any, self.reach)) and np.isneginf(y).any():
+            self.inside = _padded(np.ones((1, *self.size, 1), bool), *self.reach, False)
+
+    def windows(self) -> list[tuple[slice, slice]]:
+        """Return the slices of the padded input that belong to each kernel element, in row-major order."""
+        (kh, kw), (sh, sw), (dh, dw), (oh, ow) = self.kernel, self.stride, self.dilation, self.output
+        return [(_shift(i * dh, sh, oh), _shift(j * dw, sw, ow)) for i in range(kh) for j in range(kw)]
+
+    def equal(self, rows: slice, columns: slice) -> Array:
+        """Return whether this kernel element's input is the maximum of its window."""
+        x = self.x[:, rows, columns]
+        mask: Array = x == self.y
+        if self.has_nan:
+            mask |= np.isnan(x)
+        if self.inside is not None:
+            mask &= self.inside[:, rows, columns]
+        return mask
+
+    def masks(self) -> Any:
+        """Yield (rows, columns, mask) per kernel element; with ties "first" every window has one maximum."""
+        free = np.ones_like(self.y, bool)
+        for rows, columns in self.windows():
+            mask = self.equal(rows, columns)
+            if self.ties == "first":
+                mask &= free
+                free ^= mask
+            yield rows, columns, mask
+
+    def counts(self) -> Array:
+        """Return how many maxima each window has."""
+        count = np.zeros_like(self.y, np.int32)
+        for rows, columns in self.windows():
+            count += self.equal(rows, columns)
+        return count
+
+
+def max_pool2d_input_gradient(
+    g: Array, x: Array, y: Array, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, ties: str
+) -> Array:
+    """Return the gradient of the input: g goes to the maximum of its window.
+
+    Several equal maxima: with `ties="first"` the first in row-major order gets everything, as in PyTorch; with
+    `ties="split"` they get equal shares.
+    """
+    maxima = _Maxima(x, y, kernel, stride, padding, dilation, ties)
+    share = _innermost(g)
+    if ties == "split":
+        share = share / np.maximum(maxima.counts(), 1).astype(g.dtype)
+    gx = np.zeros_like(maxima.x, dtype=np.result_type(g, x))
+    for rows, columns, mask in maxima.masks():
+        gx[:, rows, columns] += np.where(mask, share, 0)
+    (top, _), (left, _) = maxima.reach
+    h, w = maxima.size
+    return _outermost(gx[:, top : top + h, left : left + w])
+
+
+def max_pool2d_select(
+    u: Array, x: Array, y: Array, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, ties: str
+) -> Array:
+    """Return of every window the element of `u` at the maximum of x, or the mean over equal maxima ("split").
+
+    This is the adjoint of `max_pool2d_input_gradient` in g.
+    """
+    maxima = _Maxima(x, y, kernel, stride, padding, dilation, ties)
+    p = _padded(_innermost(u), *maxima.reach, 0)
+    out = np.zeros_like(maxima.y, dtype=np.result_type(u, x))
+    for rows, columns, mask in maxima.masks():
+        out += np.where(mask, p[:, rows, columns], 0)
+    if ties == "split":
+        out /= np.maximum(maxima.counts(), 1).astype(out.dtype)
+    return _outermost(out)
+
+
+def _divisors(
+    size: int, kernel: int, stride: int, padding: Pair, output: int, count_include_pad: bool
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return how many elements of each window along one axis count, by PyTorch's rule.
+
+    Padding counts if `count_include_pad`; what ceil mode adds behind it never does.
+    """
+    start = np.arange(output) * stride - padding[0]
+    end = np.minimum(start + kernel, size + padding[1])
+    if not count_include_pad:
+        start, end = np.maximum(start, 0), np.minimum(end, size)
+    return end - start
+
+
+def _divisor(
+    size: Pair, kernel: Pair, stride: Pair, padding: Padding, output: Pair, include: bool, override: int | None
+) -> Array:
+    """Return the divisor of every window as an array that broadcasts over (C, OH, OW, N)."""
+    if override is not None:
+        return np.full((1, 1, 1), override)
+    rows, columns = (_divisors(size[a], kernel[a], stride[a], padding[a], output[a], include) for a in (0, 1))
+    return np.maximum(rows[:, None] * columns, 1)[:, :, None]  # an empty window sums to 0 and gives 0
+
+
+def avg_pool2d(
+    x: Array,
+    *,
+    kernel: Pair,
+    stride: Pair,
+    padding: Padding,
+    output: Pair,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Array:
+    """Return the mean of every window, divided as PyTorch does at the edges."""
+    (kh, kw), (sh, sw), (oh, ow), size = kernel, stride, output, (x.shape[2], x.shape[3])
+    work = _work_type(x)
+    p = _padded(_innermost(x), *_reach(size, kernel, stride, padding, (1, 1), output), 0, work)
+    tall = p[:, _shift(0, sh, oh)].copy(order="K")
+    for i in range(1, kh):
+        tall += p[:, _shift(i, sh, oh)]
+    y = tall[:, :, _shift(0, sw, ow)].copy(order="K")
+    for j in range(1, kw):
+        y += tall[:, :, _shift(j, sw, ow)]
+    y /= _divisor(size, kernel, stride, padding, output, count_include_pad, divisor_override).astype(work)
+    return _outermost(y.astype(x.dtype, copy=False))
+
+
+def avg_pool2d_input_gradient(
+    g: Array,
+    *,
+    size: Pair,
+    kernel: Pair,
+    stride: Pair,
+    padding: Padding,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Array:
+    """Return the gradient of the input: every element of a window gets g divided by the window's divisor."""
+    (kh, kw), (sh, sw), (h, w), output = kernel, stride, size, (g.shape[2], g.shape[3])
+    oh, ow = output
+    work = _work_type(g)
+    (top, bottom), (left, right) = _reach(size, kernel, stride, padding, (1, 1), output)
+    divisor = _divisor(size, kernel, stride, padding, output, count_include_pad, divisor_override).astype(work)
+    share = _innermost(g) / divisor
+    c, n = share.shape[0], share.shape[3]
+    tall = np.zeros((c, oh, left + w + right, n), work)
+    for j in range(kw):
+        tall[:, :, _shift(j, sw, ow)] += share
+    gx = np.zeros((c, top + h + bottom, left + w + right, n), work)
+    for i in range(kh):
+        gx[:, _shift(i, sh, oh)] += tall
+    return _outermost(gx[:, top : top + h, left : left + w].astype(g.dtype, copy=False))
+
+
+# Loss and update ------------------------------------------------------------------------------------------------------
+
+
+def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """Return (−log p[label] per sample, log p) of (N, K) logits: log p = z − max z − log Σ exp(z − max z)."""
+    z = logits - logits.max(axis=1, keepdims=True)
+    z -= np.log(np.exp(z).sum(axis=1, keepdims=True))
+    return -z[np.arange(len(z)), labels], z
+
+
+def softmax_cross_entropy_gradient(g: Array, log_probabilities: Array, labels: Array) -> Array:
+    """Return the gradient of the logits: g · (p − one-hot label), with one g per sample."""
+    p = np.exp(log_probabilities)
+    p[np.arange(len(p)), labels] -= 1
+    p *= g[:, None]
+    return p
+
+
+def adam_step(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+) -> None:
+    """Update p, m and v in place; `step` counts from 1.
+
+        m = β1 m + (1 − β1) g,   v = β2 v + (1 − β2) g²
+        p = p − lr / (1 − β1^step) · m / (√v / √(1 − β2^step) + eps)
+
+    Weight decay adds weight_decay · p to g, or takes lr · weight_decay · p off p if `decoupled` (AdamW).
+    Source: Kingma & Ba, ICLR 2015; Loshchilov & Hutter, ICLR 2019.
+    """
+    if weight_decay and decoupled:
+        p *= 1 - lr * weight_decay
+    elif weight_decay:
+        g = g + weight_decay * p
+    work = g * (1 - beta1)
+    m *= beta1
+    m += work
+    np.multiply(g, g, out=work)
+    work *= 1 - beta2
+    v *= beta2
+    v += work
+    np.sqrt(v, out=work)
+    work /= (1 - beta2**step) ** 0.5
+    work += eps
+    np.divide(m, work, out=work)
+    work *= lr / (1 - beta1**step)
+    p -= work
