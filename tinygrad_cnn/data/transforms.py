@@ -76,7 +76,7 @@ class Sometimes:
         _probability("Sometimes", self.p)
 
     def __call__(self, x: Any, rng: Generator) -> Any:
-        chosen = np.flatnonzero(rng.random(len(_images("Sometimes", x))) < self.p)
+        chosen = np.flatnonzero(rng.random(_images("Sometimes", x)[0]) < self.p)
         y = x.copy()
         if chosen.size:
             y[chosen] = self.transform(x[chosen], rng)
