@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["bool_", "default_float", "float16", "float32", "float64", "int64", "is_float"]
+from ..errors import DTypeError
+
+__all__ = ["as_dtype", "bool_", "default_float", "float16", "float32", "float64", "int64", "is_float"]
 
 float16 = np.dtype(np.float16)
 float32 = np.dtype(np.float32)
@@ -19,3 +21,20 @@ default_float = float32
 def is_float(dtype: Any) -> bool:
     """Return whether values of this type can carry a gradient."""
     return bool(np.dtype(dtype).kind == "f")
+
+
+def as_dtype(dtype: Any) -> Any:
+    """Return an element type given as a dtype, a NumPy or Python type, or a name.
+
+    Raises:
+        DTypeError: it is none that a tensor can hold.
+    """
+    try:
+        found = np.dtype(dtype)
+    except TypeError as error:
+        raise DTypeError(
+            f"{dtype!r} is no element type; give float16, float32, float64, an integer type or bool"
+        ) from error
+    if found.kind not in "fiub" or found.itemsize > 8:
+        raise DTypeError(f"tensors cannot hold {found}; element types are float16, float32, float64, integers and bool")
+    return found

@@ -78,6 +78,7 @@ from .shapes import (
     stack,
     sum_to,
     swapaxes,
+    to_device,
     transpose,
 )
 
@@ -161,6 +162,7 @@ __all__ = [
     "swapaxes",
     "tanh",
     "threshold_unit",
+    "to_device",
     "transpose",
     "var",
     "where",

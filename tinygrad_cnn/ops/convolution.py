@@ -122,7 +122,8 @@ def _conv2d_shape(
     ow = conv_output_size(w, kw, stride[1], *padding[1], dilation[1])
     if oh < 1 or ow < 1:
         raise ShapeError(
-            f"conv2d: a {kh}x{kw} kernel with dilation {dilation} does not fit into a {h}x{w} image with padding {padding}"
+            f"conv2d: a {kh}x{kw} kernel with dilation {dilation} does not fit into a {h}x{w} image "
+            f"with padding {padding}"
         )
     return n, o, oh, ow
 

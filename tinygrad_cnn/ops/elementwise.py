@@ -241,7 +241,7 @@ def _(rng: Any) -> Iterator[Any]:
 
 @binary(convert={"ties": _at_ties})
 def maximum(xp: Any, a: Any, b: Any, *, ties: str = "first") -> Any:
-    """y = max(a, b). Where a = b, `ties` says who gets the gradient: "first" (all of it to a) or "split" (half each)."""
+    """y = max(a, b). Where a = b, `ties` says who gets the gradient: "first" (all to a) or "split" (half each)."""
     return xp.maximum(a, b)
 
 
@@ -266,7 +266,7 @@ maximum.error_sample(_misfit)
 
 @binary(convert={"ties": _at_ties})
 def minimum(xp: Any, a: Any, b: Any, *, ties: str = "first") -> Any:
-    """y = min(a, b). Where a = b, `ties` says who gets the gradient: "first" (all of it to a) or "split" (half each)."""
+    """y = min(a, b). Where a = b, `ties` says who gets the gradient: "first" (all to a) or "split" (half each)."""
     return xp.minimum(a, b)
 
 

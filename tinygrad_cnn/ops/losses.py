@@ -1,4 +1,4 @@
-"""What a loss needs beside the softmax family: choosing the entry of the right class, without broadcasting by accident."""
+"""What a loss needs beside the softmax family: the entry of the right class, and no broadcasting by accident."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_labels(labels: Any, classes: int) -> None:
     """Raise an error for labels that are not whole numbers from 0 to classes - 1."""
     if labels.dtype.kind not in "iu":
         raise DTypeError(f"class labels must be whole numbers, got {labels.dtype}; use .astype('int64')")
-    if labels.size and not (0 <= int(labels.min()) and int(labels.max()) < classes):
+    if labels.size and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
         raise DataError(
             f"class labels must lie in 0 ... {classes - 1}, got values from {int(labels.min())} to {int(labels.max())}"
         )

@@ -77,7 +77,7 @@ _OPTIONS = {"axis": normal_axes, "keepdims": bool}
 
 
 @op(shape=_shape_of("sum"), flops=per_input_element(1), family="reduction", convert=_OPTIONS)
-def sum(xp: Any, x: Any, *, axis: Any = None, keepdims: bool = False) -> Any:  # noqa: A001 - NumPy's name
+def sum(xp: Any, x: Any, *, axis: Any = None, keepdims: bool = False) -> Any:
     """y = Σ x over `axis` (default: all); float types keep their type."""
     return x.sum(axis=axis, keepdims=keepdims)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
+from ..backend import Device, current_device, device_of
 from ..backend.basics import scatter_add as add_at
 from ..errors import OptionError, ShapeError
 from ..graph import Traced
 from ..op import op
-from .rules import axes_of, broadcast_shape, no_flops, one_axis, per_input_element, size_of
+from .rules import axes_of, broadcast_shape, no_flops, one_axis, per_input_element, raw, size_of
 
 __all__ = [
     "broadcast_to",
@@ -28,6 +30,7 @@ __all__ = [
     "stack",
     "sum_to",
     "swapaxes",
+    "to_device",
     "transpose",
 ]
 
@@ -259,15 +262,13 @@ def _(rng: Any) -> Iterator[Any]:
 # getitem and scatter are each other's adjoint
 
 
-def _plain_index(index: Any) -> Any:
+def plain_index(index: Any) -> Any:
     """Bring an index into a form of slices, numbers, None, Ellipsis and arrays."""
     if isinstance(index, tuple):
-        return tuple(_plain_index(i) for i in index)
+        return tuple(plain_index(i) for i in index)
     if isinstance(index, Traced):
         index = index.array
     if isinstance(index, list) or (hasattr(index, "dtype") and getattr(index, "ndim", 1) == 0):
-        from ..backend import current_device
-
         return current_device().asarray(index) if isinstance(index, list) else index
     return index
 
@@ -281,8 +282,6 @@ def is_basic(index: Any) -> bool:
 
 
 def _getitem_shape(x: Shape, *, index: Any) -> Shape:
-    from ..backend import Device
-
     xp = Device("cpu").xp
     try:
         return tuple(xp.broadcast_to(xp.zeros(()), x)[index].shape)
@@ -297,7 +296,7 @@ def _scatter_shape(g: Shape, *, shape: Shape, index: Any) -> Shape:
     return shape
 
 
-@op(shape=_getitem_shape, flops=no_flops, family="shape", convert={"index": _plain_index})
+@op(shape=_getitem_shape, flops=no_flops, family="shape", convert={"index": plain_index})
 def getitem(xp: Any, x: Any, *, index: Any) -> Any:
     """Return x[index], with NumPy's basic and advanced indexing; a float array is never an index."""
     return x[index]
@@ -308,7 +307,7 @@ def _(g: Any, y: Any, x: Any, *, index: Any) -> Any:
     return scatter(g, shape=x.shape, index=index)
 
 
-@op(shape=_scatter_shape, flops=lambda y, g, **_: size_of(g), family="shape", convert={"index": _plain_index})
+@op(shape=_scatter_shape, flops=lambda y, g, **_: size_of(g), family="shape", convert={"index": plain_index})
 def scatter(xp: Any, g: Any, *, shape: Shape, index: Any) -> Any:
     """Return zeros of `shape` with g added at `index`, as often as `index` names a place."""
     y = xp.zeros(shape, dtype=g.dtype)
@@ -497,4 +496,23 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
     else:
         cuts = [0, *[int(c) for c in sections], n]
     before = (slice(None),) * a
-    return [getitem(x, index=(*before, slice(lo, hi))) for lo, hi in zip(cuts, cuts[1:], strict=False)]
+    return [getitem(x, index=(*before, slice(lo, hi))) for lo, hi in pairwise(cuts)]
+
+
+# Moving to another device: the adjoint moves back
+
+
+@op(shape=lambda x, **_: tuple(x), flops=no_flops, family="device")
+def to_device(xp: Any, x: Any, *, device: Device) -> Any:
+    """Return x on another device. The gradient comes back to where x is."""
+    return device.asarray(device_of(x).to_host(x) if device.kind == "cpu" else x)
+
+
+@to_device.vjp("x", "g on the device of x")
+def _(g: Any, y: Any, x: Any, *, device: Device) -> Any:
+    return to_device(g, device=device_of(raw(x)))
+
+
+@to_device.sample
+def _(rng: Any) -> Iterator[Any]:
+    yield (rng.normal(size=(2, 3)),), {"device": Device("cpu")}
