@@ -257,6 +257,6 @@ def test_digits_are_still_centred_and_mostly_the_same_under_the_usual_changes():
     x, _ = data.mnist().train.take(slice(0, 500))
     y = t.digits()(x, rng())
     ink = y.sum((1, 2, 3)) / x.sum((1, 2, 3))
-    assert 0.75 < ink.min() < ink.max() < 1.35
+    assert 0.5 < ink.min() < ink.max() < 2
     edge = np.concatenate([y[..., 0], y[..., -1], y[:, :, 0], y[:, :, -1]], -1)
     assert edge.mean() < 0.01
