@@ -173,3 +173,23 @@ def test_a_split_covers_everything_once_and_is_repeatable():
         data.random_split(numbers(20), [0.5, 0.4])
     with pytest.raises(DataError, match="from 0 to 19"):
         data.Subset(numbers(20), [20])
+
+
+def test_a_loader_gives_tensors_and_arrays_on_request():
+    from tinygrad_cnn import Tensor
+
+    dataset = data.ArrayDataset(np.eye(3, dtype=np.float32), np.arange(3))
+    ((x, y),) = data.DataLoader(dataset, 3)
+    assert (type(x), type(y)) == (Tensor, Tensor)
+    assert (x.dtype, y.dtype) == (np.float32, np.int64)
+    assert not x.requires_grad
+    ((x, y),) = data.DataLoader(dataset, 3, as_arrays=True)
+    assert (type(x), type(y)) == (np.ndarray, np.ndarray)
+
+
+def test_a_data_set_of_tensors_holds_their_arrays():
+    from tinygrad_cnn import Tensor
+
+    dataset = data.TensorDataset(Tensor(np.eye(3)), [1, 2, 3])
+    assert type(dataset.images) is np.ndarray
+    assert dataset.take([2])[1].tolist() == [3]

@@ -20,6 +20,7 @@ from .backend import (
     namespace,
     to_host,
 )
+from .backend.delivery import deliver_as
 from .backend.dtypes import as_dtype
 from .backend.exposure import expose
 from .errors import DeviceError, DTypeError, GraphError, OptionError, ShapeError
@@ -874,6 +875,7 @@ class Tensor(Traced):
 
 
 Tensor.result_type = Tensor
+deliver_as(Tensor.made)
 
 _UFUNCS: dict[str, Callable[..., Any]] = {
     "add": ops.add,

@@ -1,0 +1,25 @@
+"""Training: the loop, early stopping, evaluation, and checkpoints from which a run resumes to the bit."""
+
+from .checkpoint import load_checkpoint, load_state_dict_file, save_checkpoint, save_state_dict_file
+from .evaluation import Evaluation, evaluate
+from .files import replace_file, write_bytes, write_text
+from .fitting import DivergedError, Progress, fit
+from .history import History
+from .stopping import EarlyStopping
+
+__all__ = [
+    "DivergedError",
+    "EarlyStopping",
+    "Evaluation",
+    "History",
+    "Progress",
+    "evaluate",
+    "fit",
+    "load_checkpoint",
+    "load_state_dict_file",
+    "replace_file",
+    "save_checkpoint",
+    "save_state_dict_file",
+    "write_bytes",
+    "write_text",
+]
