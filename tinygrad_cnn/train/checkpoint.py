@@ -1,4 +1,4 @@
-"""Checkpoints: everything a training run is at one moment, in one safetensors file that holds data and nothing that runs.
+"""Checkpoints: all that a training run is at one moment, in one safetensors file, which holds data and no code.
 
 A state is nested dicts, lists, numbers, texts and arrays. The arrays are the file's tensors, named by their place
 in the state ("model/conv1.weight"); the rest is JSON in the file's metadata, with a digest of all of it.

@@ -34,7 +34,11 @@ def replace_file(path: str | Path, write: Callable[[Path], None]) -> None:
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Replace a file by `content` in one step."""
-    replace_file(path, lambda beside: beside.write_bytes(content) and None)
+
+    def write(beside: Path) -> None:
+        beside.write_bytes(content)
+
+    replace_file(path, write)
 
 
 def write_text(path: str | Path, content: str) -> None:
