@@ -1,4 +1,4 @@
-"""The command `tinygrad-cnn`. Each subcommand is a row of `COMMANDS` and a module that is imported only when it runs."""
+"""The command `tinygrad-cnn`: a table of subcommands, each a module that is imported only when it runs."""
 
 from .main import COMMANDS, main
 
