@@ -43,6 +43,7 @@ COMMANDS = [
     Command("predict", ".prediction:command", "read the digits in image files", "Train"),
     Command("summary", ".summary:command", "layers, shapes, parameters and cost of a network", "Look"),
     Command("info", ".info:command", "versions, devices and libraries on this machine", "Look"),
+    Command("ex", "..exercises.commands:command", "exercises: write a gradient, learn what is wrong with it", "Learn"),
 ]
 
 DESCRIPTION = "Understand, see and check how a convolutional network learns."

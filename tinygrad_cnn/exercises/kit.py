@@ -1,0 +1,54 @@
+"""Which exercises there are: those that ship with the package, and folders of own ones."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+from .format import Exercise, ExerciseError, read
+
+__all__ = ["FOLDER", "catalogue", "find", "order", "paths"]
+
+FOLDER = Path(__file__).with_name("sheets")
+GROUPS = {
+    "A": "measuring a gradient",
+    "B": "the autodiff engine",
+    "C": "activations and losses",
+    "D": "convolution and pooling",
+    "E": "training",
+    "F": "LeNet-5",
+}
+
+
+def order(path: Path) -> tuple[str, int]:
+    """Sort a2 before a10."""
+    match = re.match(r"([a-z]+)([0-9]+)", path.stem)
+    return (match[1], int(match[2])) if match else (path.stem, 0)
+
+
+def paths(folder: Path | None = None) -> list[Path]:
+    """Return the exercise files of a folder, in order."""
+    return sorted((folder or FOLDER).glob("[a-z]*[0-9]*.py"), key=order)
+
+
+@cache
+def _read(path: Path, stamp: int) -> Exercise:
+    return read(path)
+
+
+def catalogue(folder: Path | None = None) -> list[Exercise]:
+    """Parse all exercises of a folder, by default those of the package."""
+    return [_read(p, p.stat().st_mtime_ns) for p in paths(folder)]
+
+
+def find(name: str, folder: Path | None = None) -> Exercise:
+    """Return the exercise called `name`: `d4`, `d4-conv-dx`, or a file of that name."""
+    wanted = Path(name).name.removesuffix(".py").removesuffix(".ipynb").lower()
+    known = paths(folder)
+    for path in known:
+        if wanted in (path.stem, path.stem.split("-", 1)[0]):
+            return _read(path, path.stat().st_mtime_ns)
+    close = [p.stem for p in known if wanted and (wanted in p.stem or p.stem.startswith(wanted[:1]))]
+    hint = f"; did you mean {', '.join(close[:4])}?" if close else ""
+    raise ExerciseError(f"there is no exercise {name!r}{hint} (tinygrad-cnn ex list shows all)")

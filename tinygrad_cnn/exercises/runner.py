@@ -1,0 +1,300 @@
+"""Run an exercise's checks on a student's code: contract, then value, then cause."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from .checks import Answer, Bug, Case, Check, Loaded, Property, Same, Vjp, same, slug
+from .compare import Difference, differ
+from .format import EXPLAIN, Exercise, ExerciseError
+from .result import CaseResult, Cause, CheckResult, Result, Worst
+from .space import Space, StudentError
+
+__all__ = ["default_seed", "kit_version", "run"]
+
+CRASHES = {"syntax": "error", "raised": "error", "exit": "error", "crash": "error", "memory": "error",
+           "output": "error", "timeout": "timeout"}  # fmt: skip
+DIAGNOSIS_ROUNDS = 3
+
+
+def kit_version() -> str:
+    try:
+        return version("tinygrad-cnn")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def default_seed(exercise: Exercise) -> int:
+    """Return the seed used where none is given: the same for everybody, so that classmates see the same numbers."""
+    return zlib.crc32(exercise.id.encode()) % 10000
+
+
+def run(
+    loaded: Loaded,
+    space: Space,
+    *,
+    seed: int | None = None,
+    full: bool = False,
+    hidden: bool = False,
+    explain: str | None = None,
+    diagnose: bool = True,
+) -> Result:
+    """Check the code in `space` against an exercise.
+
+    Args:
+        seed: chooses the random cases; the same seed gives the same report.
+        full: more cases (five seeds).
+        hidden: also run the hidden checks.
+        explain: how much the report tells; the exercise's `feedback` caps it.
+    """
+    exercise = loaded.exercise
+    seed = default_seed(exercise) if seed is None else seed
+    level = explain or "cause"
+    if level not in EXPLAIN:
+        raise ExerciseError(f"explain={level!r} is none of {', '.join(EXPLAIN)}")
+    level = EXPLAIN[min(EXPLAIN.index(level), EXPLAIN.index(exercise.feedback))]
+    started = time.perf_counter()
+    result = Result(exercise.id, exercise.title, seed=seed, kit_version=kit_version(), explain=level)
+    result.hidden_max = exercise.hidden_points if hidden and loaded.hidden else 0.0
+    result.max = exercise.points + result.hidden_max
+    groups = [(loaded.checks, exercise.points, False)]
+    if hidden and loaded.hidden:
+        groups.append((loaded.hidden, exercise.hidden_points, True))
+    try:
+        for checks, points, is_hidden in groups:
+            total = sum(c.weight for c in checks)
+            for number, check in enumerate(checks):
+                outcome = _check(loaded, check, space, seed + (7919 if is_hidden else 0), number, full, diagnose)
+                outcome.hidden = is_hidden
+                result.checks.append(outcome)
+                if outcome.status == "pass":
+                    result.score += points * check.weight / total
+    except _OverError as over:
+        result.status, result.error, result.kind = over.status, over.text, over.error.kind
+        result.layer = "load"
+        if over.outcome is not None:
+            result.checks.append(over.outcome)
+    if result.status == "pass":
+        statuses = {c.status for c in result.checks}
+        for status in ("timeout", "error", "fail"):
+            if status in statuses:
+                result.status = status
+                break
+    failed = next((c for c in result.checks if c.status != "pass"), None)
+    if failed is not None and not result.layer:
+        result.layer = failed.layer
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+class _OverError(Exception):
+    """The student's process is gone, or the file cannot be run: no further check makes sense."""
+
+    def __init__(self, error: StudentError, outcome: CheckResult | None = None) -> None:
+        self.error = error
+        self.status = CRASHES.get(error.kind, "fail")
+        self.text = located(error)
+        self.outcome = outcome
+
+
+def located(error: StudentError) -> str:
+    place = f"line {error.line}" if error.line else ""
+    if error.where and error.where != "<module>":
+        place += f", in {error.where}()"
+    return f"{place}: {error.text}" if place else error.text
+
+
+def _rng(seed: int, number: int, round_: int = 0) -> np.random.Generator:
+    return np.random.default_rng([seed, number, round_])
+
+
+def _check(
+    loaded: Loaded, check: Check, space: Space, seed: int, number: int, full: bool, diagnose: bool
+) -> CheckResult:
+    outcome = CheckResult(check.title, check.kind, weight=check.weight)
+    try:
+        present = not check.function or space.has(check.function)
+    except StudentError as error:
+        outcome.status, outcome.layer, outcome.message = CRASHES.get(error.kind, "fail"), "load", located(error)
+        raise _OverError(error, outcome) from error
+    if not present:
+        what = "dict" if isinstance(check, Answer) else "function"
+        outcome.status, outcome.layer = "fail", "load"
+        outcome.message = f"the file defines no {what} {check.function}"
+        return outcome
+    for round_ in range(5 if full else 1):
+        cases = list(check.cases(_rng(seed, number, round_), loaded.solution))
+        outcome.of = len(cases)
+        for i, case in enumerate(cases):
+            outcome.number = i + 1
+            found = _case(loaded, check, space, case)
+            outcome.cases.append(found.result)
+            outcome.notes += [n for n in found.notes if n not in outcome.notes]
+            if found.result.status == "pass":
+                continue
+            outcome.status, outcome.layer, outcome.message = found.result.status, found.layer, found.text
+            if found.error is None or found.error.kind != "unwritten":
+                if diagnose:
+                    _name(loaded, check, space, seed, number, found, outcome)
+                found.result.cause = outcome.causes
+            if found.error is not None and found.error.kind in ("exit", "crash", "memory", "output", "timeout"):
+                raise _OverError(found.error, outcome)
+            return outcome
+    return outcome
+
+
+class _Found:
+    """What one case showed."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.result = CaseResult(case.describe())
+        self.layer = ""
+        self.text = ""
+        self.notes: list[str] = []
+        self.error: StudentError | None = None
+        self.difference: Difference | None = None
+
+    def fail(self, layer: str, text: str, status: str = "fail") -> _Found:
+        self.layer, self.text, self.result.status = layer, text, status
+        return self
+
+
+def _case(loaded: Loaded, check: Check, space: Space, case: Case) -> _Found:
+    found = _Found(case)
+    try:
+        if isinstance(check, Property):
+            complaint = check.observe(space, case)
+            return found.fail("property", complaint) if complaint else found
+        right = check.observe(loaded.solution, case)
+        args: list[Any] | None = None
+        if isinstance(check, (Same, Vjp)) and check.contract:
+            args = case.args()
+            seen = space.function(check.function)(*args)
+        else:
+            seen = check.observe(space, case)
+    except StudentError as error:
+        found.error = error
+        return found.fail(
+            "load" if error.kind == "unwritten" else "contract", located(error), CRASHES.get(error.kind, "fail")
+        )
+    if isinstance(check, Answer):
+        return _answers(check, seen, right, found)
+    if args is not None:
+        edited = [n for n, a, b in zip(case.values, args, case.values.values(), strict=True) if not same(a, b, 0.0)]
+        if edited:
+            return found.fail("contract", f"{check.function}() changes its argument {edited[0]}; work on a copy")
+    if isinstance(check, Vjp):
+        _gradient_contract(check, space, case, seen, found)
+        if found.result.status != "pass":
+            return found
+    difference = differ(seen, right, check.rtol, _label(check))
+    if difference is None:
+        return found
+    found.difference = difference
+    result = found.result
+    result.arg = difference.path
+    if difference.mask is not None:
+        result.shape = difference.mask.shape
+        result.share = float(difference.mask.mean())
+        result.max_rel_err = difference.error
+        if not np.iscomplexobj(difference.got):
+            result.worst = Worst(difference.index, float(difference.got), float(difference.expected))
+        result.heat = difference.mask
+    return found.fail(difference.layer, difference.text)
+
+
+def _label(check: Check) -> str:
+    if isinstance(check, Vjp):
+        return f"d{check.wrt[0]}" if check.single else "gradients"
+    return "result"
+
+
+def _answers(check: Answer, seen: dict[Any, Any], right: dict[Any, Any], found: _Found) -> _Found:
+    empty = [k for k in right if seen.get(k) is None and right[k] is not None]
+    if len(empty) == len(right):
+        found.error = StudentError("unwritten", f"{check.function}: nothing filled in yet")
+        return found.fail("load", f"fill in the dict {check.function}")
+    wrong = check.wrong_keys(seen, right)
+    if not wrong:
+        return found
+    first = next((k for k in wrong if k not in empty), wrong[0])
+    text = f"{len(wrong)} of {len(right)} answers are not right; the first: {check.function}[{first!r}]"
+    text += " is empty" if first in empty else f" = {seen.get(first)!r}"
+    if first in check.about:
+        text += f". {check.about[first]}"
+    return found.fail("value", text)
+
+
+def _gradient_contract(check: Vjp, space: Space, case: Case, seen: Any, found: _Found) -> None:
+    parts = [seen] if check.single else seen
+    wanted = [case.values[n] for n in check.wrt]
+    if not check.single and (not isinstance(seen, (tuple, list)) or len(seen) != len(wanted)):
+        found.fail("contract", f"{check.function}() has to return {len(wanted)} gradients: {', '.join(check.wrt)}")
+        return
+    for name, got, x in zip(check.wrt, parts, wanted, strict=True):
+        if isinstance(x, np.ndarray) and isinstance(got, np.ndarray) and got.shape != x.shape:
+            text = f"d{name} has shape {got.shape}, and {name} has {x.shape}: a gradient has the shape of its input"
+            found.fail("contract", text)
+            return
+
+
+def _name(
+    loaded: Loaded, check: Check, space: Space, seed: int, number: int, found: _Found, outcome: CheckResult
+) -> None:
+    """Name the mistake, if it is one of the exercise's or a generic one."""
+    if isinstance(check, Property):
+        if check.cause:
+            known = next((b for b in loaded.bugs if b.name == check.cause), None)
+            outcome.causes = [
+                _cause(known, 1) if known else Cause(slug(check.cause), 1.0, check.cause, check.fix, cases=1)
+            ]
+        return
+    observed = []
+    for round_ in range(DIAGNOSIS_ROUNDS):
+        for case in check.cases(_rng(seed, number, round_), loaded.solution):
+            try:
+                seen = check.observe(space, case)
+            except StudentError as error:
+                seen = error
+                if error.kind in ("timeout", "crash", "exit", "memory", "output"):
+                    return
+            observed.append((case, seen, check.observe(loaded.solution, case)))
+    needed = 1 if isinstance(check, Answer) else 2
+    matches = []
+    for candidate in loaded.bugs:
+        count = _equal_cases(loaded, check, candidate, observed)
+        if count >= needed:
+            matches.append((candidate, count))
+    outcome.causes = [_cause(b, n) for b, n in matches]
+
+
+def _cause(one: Bug, count: int) -> Cause:
+    return Cause(one.id, 1.0, one.name, one.fix, one.hint, count)
+
+
+def _equal_cases(loaded: Loaded, check: Check, candidate: Bug, observed: list[tuple[Case, Any, Any]]) -> int:
+    """In how many cases the wrong reference differs from the right one and equals what was seen; 0 after any miss."""
+    mutant = loaded.mutant(candidate)
+    count = 0
+    for case, seen, right in observed:
+        try:
+            wrong = check.observe(mutant, case)
+        except StudentError as error:
+            wrong = error
+        if isinstance(check, Answer):
+            count += check.matches(seen, wrong, right)
+            continue
+        if same(wrong, right, 1e-7):
+            if not same(seen, right, check.rtol):
+                return 0
+        elif check.matches(seen, wrong, right):
+            count += 1
+        else:
+            return 0
+    return count
