@@ -5,10 +5,6 @@ The package is callable: `tinygrad_cnn.gradcheck(f, args)` is `tinygrad_cnn.grad
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from typing import Any
-
 from .check import check_pair
 from .mistakes import Mistake, mistake
 from .report import Cause, Finding, GradientError, Kinks, Part, Report, Worst

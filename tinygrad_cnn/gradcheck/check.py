@@ -106,7 +106,8 @@ def check_pair(
         A `Report`, true if everything is right.
 
     Example:
-        >>> report = check_pair(lambda x: np.tanh(x), lambda dout, x: dout * (1 - x**2), (np.array([0.3, -1.2]),), seed=1)
+        >>> x = np.array([0.3, -1.2])
+        >>> report = check_pair(np.tanh, lambda dout, x: dout * (1 - x**2), (x,), names=["x"], seed=1)
         >>> bool(report), report.cause.id
         (False, 'output missing for x')
     """
@@ -438,7 +439,7 @@ class _Case:
             names = self.settings.axes.get(part.name)
             names = names if names is not None and len(names) == len(shape) else None
             part.where = pattern(mask.reshape(shape), looked.reshape(shape), names)
-            if len(bad) == int(rough[inside].sum()) - 0 and not smooth_count == 0 and np.all(rough[bad]):
+            if smooth_count and np.all(rough[bad]):
                 part.where = "only at kinks (zeros and ties)"
             part.axes = marginals(mask.reshape(shape), looked.reshape(shape), names)
             picture = np.full(shape, -np.nan).reshape(-1)
@@ -560,7 +561,7 @@ def _kink_causes(part: Part) -> list[Cause]:
         text = f"the value at the kinks is legal but follows the {kinks.convention} convention."
         return [Cause(f"convention {kinks.convention}", text, "kink", 1.0, 2)]
     if kinks.shares:
-        text = "several tied entries get a share each, and together they get more (or less) than the whole: the shares must add up to 1."
+        text = "tied entries together get more (or less) than the whole gradient: their shares must add up to 1."
         return [Cause("tie shares", text, "kink", 1.0, 2)]
     text = "the value at a kink lies outside of the one-sided derivatives, so it is no subgradient."
     return [Cause("kink outside", text, "kink", 1.0, 2)]

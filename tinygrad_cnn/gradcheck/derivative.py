@@ -162,15 +162,15 @@ def jacobian(
             rough[j] = not np.all(np.isfinite(value)) or bool(np.any(bend > 1e-6 * top + noise))
     if rough.any():
         found.right, found.left = values.copy(), values.copy()
-    for j in np.flatnonzero(rough):
-        examine(found, f, z, f0, int(j))
+    for column in np.flatnonzero(rough):
+        examine(found, f, z, f0, int(column))
     return found
 
 
 def _smooth_step(fingerprint: Fingerprint, z: Array, i: int, h: float, print0: bytes) -> float:
     """The largest step, down to 1e-7, at which both probes stay on the smooth piece z is on."""
     probe = z.copy()
-    least = LAST_STEP * max(1.0, abs(z[i]))
+    least = LAST_STEP * max(1.0, abs(float(z[i])))
     while h > least:
         probe[i] = z[i] + h
         if fingerprint(probe) == print0:

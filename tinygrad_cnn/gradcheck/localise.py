@@ -48,8 +48,8 @@ def pattern(wrong: Array, looked: Array, names: tuple[str, ...] | None = None) -
 def _axis(wrong: Array, looked: Array, axis: int, name: str) -> str:
     n = wrong.shape[axis]
     others = tuple(a for a in range(wrong.ndim) if a != axis)
-    has = wrong.any(axis=others)
-    seen = looked.any(axis=others)
+    has = np.asarray(wrong.any(axis=others))
+    seen = np.asarray(looked.any(axis=others))
     bad = np.flatnonzero(has)
     if has[seen].all():
         full = np.array([wrong.take(i, axis)[looked.take(i, axis)].all() for i in range(n)])
@@ -101,9 +101,8 @@ def _border(wrong: Array, looked: Array) -> str:
             if not wrong[frame].any():
                 return f"only the interior, {name} is right"
             continue
-        rows, columns = (
-            wrong.any(axis=tuple(a for a in range(wrong.ndim) if a != b)) for b in (-2 % wrong.ndim, -1 % wrong.ndim)
-        )
+        lead = tuple(range(wrong.ndim - 2))
+        rows, columns = np.asarray(wrong.any(axis=(*lead, -1))), np.asarray(wrong.any(axis=(*lead, -2)))
         ends = [rows[:width].any(), rows[-width:].any(), columns[:width].any(), columns[-width:].any()]
         if sum(ends) >= 3:
             return f"only {name}"

@@ -254,7 +254,9 @@ def _rearranged(trial: Trial, k: int, made: Maker) -> Iterator[Suspect]:
         total = np.broadcast_to(v.sum(axis, keepdims=True), shape)
         yield made(f"sum {axis}", f"d{name} is summed over its {an}s and spread out again", partial(np.asarray, total))
         mean = total / shape[axis]
-        yield made(f"mean {axis}", f"d{name} is averaged over its {an}s and spread out again", partial(np.asarray, mean))
+        yield made(
+            f"mean {axis}", f"d{name} is averaged over its {an}s and spread out again", partial(np.asarray, mean)
+        )
         for label, index in (("first", 0), ("last", shape[axis] - 1)):
             text = f"the {label} {an} of d{name} is left at zero: a loop or slice is one too short"
             yield made(f"missing {label} {axis}", text, partial(_without, v, axis, index))
@@ -327,7 +329,9 @@ def _mixed(trial: Trial, k: int, made: Maker) -> Iterator[Suspect]:
         with np.errstate(all="ignore"):
             over = v / a
         yield made(
-            f"over {n}", f"divided by {n} once too often (or once too little multiplied by it)", partial(np.asarray, over)
+            f"over {n}",
+            f"divided by {n} once too often (or once too little multiplied by it)",
+            partial(np.asarray, over),
         )
         yield made(f"plus {n}", f"{n} is added to the gradient", partial(np.add, v, a))
         yield made(f"minus {n}", f"{n} is subtracted from the gradient", partial(np.subtract, v, a))
