@@ -1,0 +1,305 @@
+"""Optimizers: trajectories of PyTorch, state that can be saved, and errors."""
+
+import doctest
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinygrad_cnn import Tensor, optim
+from tinygrad_cnn.errors import CheckpointError, GraphError, OptionError, ShapeError
+from tinygrad_cnn.optim import adam, adaptive, optimizer, sgd
+
+FIXTURE = np.load(Path(__file__).parent / "fixtures" / "optim_trajectories.npz")
+CASES = [key for key in FIXTURE.files if "{" in key]
+KINDS = ["SGD", "Adam", "AdamW", "Adamax", "RMSprop", "Adagrad", "Adadelta"]
+
+
+def made(case, params):
+    kind, _, options = case.partition(" ")
+    return getattr(optim, kind)(params, **json.loads(options))
+
+
+def parameters(dtype="float64"):
+    return [Tensor(FIXTURE[name], dtype=dtype, requires_grad=True) for name in ("w", "b")]
+
+
+def descend(params, optimizer, steps):
+    """Take the steps of the fixture: the gradient is curvature @ p + noise."""
+    seen = []
+    for t in steps:
+        for name, p in zip("wb", params, strict=True):
+            g = FIXTURE[f"curvature_{name}"] @ p.array + FIXTURE[f"noise_{name}"][t]
+            p.grad = Tensor(g, dtype=p.dtype)
+        optimizer.step()
+        seen.append(np.concatenate([p.array.ravel() for p in params]))
+    return np.stack(seen)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fifty_steps_are_those_of_pytorch(case):
+    params = parameters()
+    seen = descend(params, made(case, params), range(50))
+    np.testing.assert_allclose(seen[9::10], FIXTURE[case], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_saved_in_the_middle_goes_on_as_if_it_had_not_stopped(case):
+    params = parameters()
+    whole = descend(params, made(case, params), range(12))
+    params = parameters()
+    first = made(case, params)
+    descend(params, first, range(6))
+    saved = first.state_dict()
+    arrays = {f"{i} {k}": v for i, held in saved["state"].items() for k, v in held.items() if k != "step"}
+    rest = {i: {k: v for k, v in held.items() if k == "step"} for i, held in saved["state"].items()}
+    through_json = json.loads(json.dumps({"state": rest, "param_groups": saved["param_groups"]}))
+    for key, value in arrays.items():
+        i, name = key.split()
+        through_json["state"][i][name] = value
+    second = getattr(optim, case.split()[0])(params, lr=123.0)
+    second.load_state_dict(through_json)
+    np.testing.assert_array_equal(descend(params, second, range(6, 12)), whole[6:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_parameters_and_state_keep_their_type(kind, dtype):
+    params = parameters(dtype)
+    chosen = getattr(optim, kind)(params, lr=0.01)
+    descend(params, chosen, range(3))
+    assert {p.dtype for p in params} == {np.dtype(dtype)}
+    assert {a.dtype for held in chosen.state.values() for k, a in held.items() if k != "step"} <= {np.dtype(dtype)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_parameter_without_axes_and_one_without_elements_are_optimized_too(kind):
+    scalar = Tensor(2.0, dtype="float64", requires_grad=True)
+    vector = Tensor([2.0], dtype="float64", requires_grad=True)
+    empty = Tensor(np.zeros((0, 3)), requires_grad=True)
+    chosen = getattr(optim, kind)([scalar, vector, empty], lr=0.1)
+    for _ in range(3):
+        chosen.zero_grad()
+        (scalar * scalar + (vector * vector).sum() + empty.sum()).backward()
+        chosen.step()
+    assert scalar.item() == vector.item() != 2.0
+    assert empty.shape == (0, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gradient_in_another_memory_order_gives_the_same_step(kind):
+    steps = []
+    for order in "CF":
+        p = Tensor(FIXTURE["w"], requires_grad=True)
+        p.grad = Tensor.made(np.array(FIXTURE["noise_w"][0], order=order))
+        getattr(optim, kind)([p], lr=0.1).step()
+        steps.append(p.array.copy())
+    np.testing.assert_array_equal(*steps)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_itself_is_not_written_to(kind):
+    p = Tensor(FIXTURE["w"], requires_grad=True)
+    g = FIXTURE["noise_w"][0].copy()
+    p.grad = Tensor.made(g)
+    chosen = getattr(optim, kind)([p], lr=0.1, weight_decay=0.1, l1=0.1)
+    chosen.step()
+    chosen.step()
+    np.testing.assert_array_equal(g, FIXTURE["noise_w"][0])
+
+
+def test_the_spellings_of_the_papers_name_the_same_classes():
+    assert optim.RMSProp is optim.RMSprop
+    assert optim.AdaGrad is optim.Adagrad
+    assert optim.AdaDelta is optim.Adadelta
+
+
+def test_l1_takes_a_constant_amount_off_the_absolute_value():
+    p = Tensor([2.0, -2.0, 0.0], dtype="float64", requires_grad=True)
+    p.grad = Tensor([0.0, 0.0, 0.0], dtype="float64")
+    optim.SGD([p], lr=0.5, l1=0.1).step()
+    np.testing.assert_allclose(p.array, [1.95, -1.95, 0.0], rtol=1e-15)
+
+
+def test_decoupled_decay_does_not_pass_through_the_moments():
+    p = Tensor([2.0], dtype="float64", requires_grad=True)
+    p.grad = Tensor([0.0], dtype="float64")
+    optim.SGD([p], lr=0.5, momentum=0.9, weight_decay=0.1, decoupled_weight_decay=True).step()
+    np.testing.assert_allclose(p.array, [2.0 * 0.95], rtol=1e-15)
+
+
+def test_adam_does_not_change_its_steps_when_the_loss_is_scaled():
+    ends = []
+    for scale in (1.0, 1000.0):
+        p = Tensor(FIXTURE["w"], requires_grad=True)
+        adam = optim.Adam([p], lr=0.1, eps=0.0)
+        for t in range(20):
+            p.grad = Tensor(scale * (p.array + FIXTURE["noise_w"][t]))
+            adam.step()
+        ends.append(p.array.copy())
+    np.testing.assert_allclose(*ends, rtol=1e-9)
+
+
+def test_groups_have_options_of_their_own():
+    w, b = parameters()
+    chosen = optim.SGD([{"params": [w], "lr": 0.1}, {"params": b}], lr=0.01, momentum=0.5)
+    before = w.array.copy(), b.array.copy()
+    for p in (w, b):
+        p.grad = Tensor(np.ones(p.shape))
+    chosen.step()
+    np.testing.assert_allclose(w.array, before[0] - 0.1, rtol=1e-12)
+    np.testing.assert_allclose(b.array, before[1] - 0.01, rtol=1e-12)
+    assert [group["momentum"] for group in chosen.param_groups] == [0.5, 0.5]
+
+
+def test_named_parameters_can_be_given():
+    w, b = parameters()
+    assert optim.SGD(iter([("w", w), ("b", b)])).param_groups[0]["params"] == [w, b]
+
+
+def test_a_parameter_without_gradient_stays_as_it_is():
+    w, b = parameters()
+    b.grad = Tensor(np.ones(3))
+    before = w.array.copy()
+    adam = optim.Adam([w, b], weight_decay=0.1)
+    adam.step()
+    np.testing.assert_array_equal(w.array, before)
+    assert list(adam.state_dict()["state"]) == [1]
+
+
+def test_zero_grad_forgets_gradients_or_sets_them_to_zero():
+    w, b = parameters()
+    shared = Tensor(np.ones(3))
+    w.grad, b.grad = Tensor(np.ones((4, 3))), shared
+    chosen = optim.SGD([w, b])
+    chosen.zero_grad(set_to_none=False)
+    assert not w.grad.array.any()
+    assert not b.grad.array.any()
+    assert shared.array.all()
+    chosen.zero_grad()
+    assert w.grad is None
+    assert b.grad is None
+
+
+def test_step_runs_the_closure_and_returns_its_loss():
+    x = Tensor([3.0], requires_grad=True)
+    chosen = optim.SGD([x], lr=0.5)
+
+    def closure():
+        chosen.zero_grad()
+        loss = (x * x).sum()
+        loss.backward()
+        return loss
+
+    assert chosen.step(closure).item() == 9.0
+    assert x.item() == 0.0
+
+
+def test_a_graph_that_read_a_parameter_refuses_to_be_walked_after_the_step():
+    x = Tensor([3.0], requires_grad=True)
+    y = (x * x).sum()
+    y.backward(retain_graph=True)
+    optim.SGD([x], lr=0.5).step()
+    with pytest.raises(GraphError):
+        y.backward()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("SGD", {"lr": -1.0}, "lr must be at least 0, got -1.0"),
+        ("SGD", {"lr": float("nan")}, "lr must be at least 0, got nan"),
+        ("SGD", {"lr": "fast"}, "lr must be at least 0, got 'fast'"),
+        ("SGD", {"momentum": -0.1}, "momentum must be at least 0"),
+        ("SGD", {"nesterov": True}, "nesterov needs a momentum"),
+        ("SGD", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov needs a momentum"),
+        ("Adam", {"betas": (0.9, 1.0)}, "betas must be two numbers"),
+        ("Adam", {"betas": (0.9,)}, "betas must be two numbers"),
+        ("Adam", {"eps": -1e-8}, "eps must be at least 0"),
+        ("Adam", {"l1": -1}, "l1 must be at least 0"),
+        ("AdamW", {"weight_decay": -1}, "weight_decay must be at least 0"),
+        ("RMSprop", {"alpha": 1.5}, "alpha must be in"),
+        ("Adagrad", {"lr_decay": -1}, "lr_decay must be at least 0"),
+        ("Adadelta", {"rho": -0.1}, "rho must be in"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(kind, options, message):
+    with pytest.raises(OptionError, match=message):
+        getattr(optim, kind)(parameters(), **options)
+
+
+def test_parameters_that_cannot_be_optimized_are_refused():
+    w, b = parameters()
+    with pytest.raises(OptionError, match="no parameters to optimize"):
+        optim.SGD([])
+    with pytest.raises(OptionError, match="holds no parameters"):
+        optim.SGD([{"params": []}])
+    with pytest.raises(OptionError, match="got a single tensor"):
+        optim.SGD(w)
+    with pytest.raises(OptionError, match="parameters are tensors, got ndarray"):
+        optim.SGD([w.array])
+    with pytest.raises(OptionError, match="given twice"):
+        optim.SGD([w, b, w])
+    with pytest.raises(OptionError, match="given twice"):
+        optim.SGD([{"params": [w]}, {"params": [b, w]}])
+    with pytest.raises(OptionError, match="set of parameters"):
+        optim.SGD([{"params": {w}}])
+    with pytest.raises(OptionError, match="has no option learning_rate"):
+        optim.SGD([{"params": [w], "learning_rate": 0.1}])
+    with pytest.raises(OptionError, match="holds int64"):
+        optim.SGD([Tensor([1, 2])])
+    with pytest.raises(GraphError, match="computed by mul, so it is no leaf"):
+        optim.SGD([w * 2])
+
+
+def test_a_gradient_of_another_shape_is_refused():
+    w = Tensor(FIXTURE["w"], requires_grad=True, name="fc.weight")
+    w.grad = Tensor(np.ones(3))
+    with pytest.raises(ShapeError, match=r"gradient of parameter 'fc.weight' has shape \(3,\), but .* \(4, 3\)"):
+        optim.Adam([w]).step()
+
+
+def broken_states():
+    def change(edit):
+        def edited(state):
+            edit(state)
+            return state
+
+        return edited
+
+    yield lambda s: [], "keys 'state' and 'param_groups'"
+    yield lambda s: {**s, "state": []}, "'state' must be a dict"
+    yield lambda s: {**s, "param_groups": s["param_groups"] * 2}, "has 2 parameter groups, this one 1"
+    yield change(lambda s: s["param_groups"][0]["params"].pop()), "has 1 parameters, this one 2"
+    yield change(lambda s: s["param_groups"][0].pop("betas")), "lacks betas"
+    yield change(lambda s: s["param_groups"][0].update(lr=-1)), "lr must be at least 0"
+    yield change(lambda s: s["state"].update({7: s["state"][0]})), "state for parameter 7"
+    yield change(lambda s: s["state"][0].pop("exp_avg")), "was it saved from another optimizer"
+    yield change(lambda s: s["state"][0].update(step=1.5)), "expected a whole number"
+    yield change(lambda s: s["state"][0].update(exp_avg=np.zeros(5))), "expected float64 of shape"
+    yield change(lambda s: s["state"][0].update(exp_avg=np.array([["x"] * 3] * 4))), "expected float64 of shape"
+
+
+@pytest.mark.parametrize(("broken", "message"), list(broken_states()))
+def test_a_state_dict_that_does_not_fit_is_refused_and_changes_nothing(broken, message):
+    params = parameters()
+    adam = optim.Adam(params)
+    descend(params, adam, range(2))
+    before = adam.state_dict()
+    with pytest.raises(CheckpointError, match=message):
+        adam.load_state_dict(broken(adam.state_dict()))
+    after = adam.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    for i, held in before["state"].items():
+        for name, value in held.items():
+            np.testing.assert_array_equal(after["state"][i][name], value)
+
+
+def test_an_optimizer_describes_itself():
+    assert repr(optim.SGD(parameters(), lr=0.1)).startswith("SGD\n  group 0: 2 parameters, lr=0.1, momentum=0.0")
+
+
+@pytest.mark.parametrize("module", [adam, adaptive, optimizer, sgd])
+def test_examples_in_the_documentation_run(module):
+    assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
