@@ -134,7 +134,7 @@ def _walk(
             else:
                 values = [x.array if isinstance(x, Traced) else x for x in inputs]
                 y = output
-            if exposed:
+            if exposed or node.seals:
                 _check_unchanged(node)
             for position, x in enumerate(inputs):
                 if not isinstance(x, Traced):
@@ -288,12 +288,13 @@ def _check_unchanged(node: Node) -> None:
         if array.__class__ in (float, int, bool, type(None)) or not changed(array, sealed, node.index):
             continue
         x = inputs[position] if position < len(inputs) else None
-        what = f"its input ({_called(x)})" if isinstance(x, Traced) else "one of its arrays"
+        name = node.op.inputs[min(position, len(node.op.inputs) - 1)]
+        what = f"its input {name!r} ({_called(x) if isinstance(x, Traced) else 'an array given as it is'})"
         if position == len(inputs):
             what = f"its output (shape {array.shape})"
         raise GraphError(
-            f"{node.op.name}: {what} was written to through .numpy() or .data after {node.op.name} had used it, so "
-            "the gradient would be wrong; write to a copy, or before the value is used"
+            f"{node.op.name}: {what} was written to (through .numpy(), .data or the array itself) after "
+            f"{node.op.name} had used it, so the gradient would be wrong; write to a copy, or before the value is used"
         )
 
 

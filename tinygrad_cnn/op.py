@@ -158,7 +158,7 @@ class Op:
         if options or self.defaults:
             options = self.complete(options)
         traced = xp = None
-        requires_grad = False
+        requires_grad = foreign = False
         arrays = []
         for x in inputs:
             if isinstance(x, Traced):
@@ -166,6 +166,8 @@ class Op:
                 if x.requires_grad:
                     requires_grad = True
                 x = x.array
+            elif x.__class__ not in _WEAK:
+                foreign = True
             kind = x.__class__
             if kind not in _WEAK:
                 space = namespaces.get(kind)
@@ -198,8 +200,10 @@ class Op:
             # Options go to the rules as they are, inputs too, but arrays in place of lists and NumPy scalars.
             kept = tuple(x if isinstance(x, Traced) else a for x, a in zip(inputs, arrays, strict=True))
             node = Node(self, kept, options, output, index, state.scope)
-            if exposed:
-                node.seals = seal((*arrays, output))
+            if exposed or foreign:
+                node.seals = seal(
+                    (*arrays, output), [*(not isinstance(x, Traced) and x.__class__ not in _WEAK for x in kept), False]
+                )
             result = traced.result_type.made(output, node, index)
         else:
             result = traced.result_type.made(output)

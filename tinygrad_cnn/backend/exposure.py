@@ -8,6 +8,7 @@ at that moment, and the backward walk compares. Arrays that were never handed ou
 
 import weakref
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,12 @@ def _is_exposed(array: Any) -> bool:
     return hasattr(array, "base") and id(_owner(array)) in exposed
 
 
-def seal(arrays: tuple[Any, ...]) -> tuple[int | None, ...] | None:
-    """Return the checksums of those of `arrays` that are being watched (None for the others); None if none is."""
-    sums = tuple(_checksum(a) if _is_exposed(a) else None for a in arrays)
+def seal(arrays: Sequence[Any], foreign: Sequence[bool]) -> tuple[int | None, ...] | None:
+    """Return the checksums of those of `arrays` that are watched or foreign (None for the others); None if none is.
+
+    Foreign are arrays that a user gave to an op as they are: nobody knows who else writes to them.
+    """
+    sums = tuple(_checksum(a) if f or _is_exposed(a) else None for a, f in zip(arrays, foreign, strict=True))
     return None if all(s is None for s in sums) else sums
 
 
