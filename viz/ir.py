@@ -105,7 +105,8 @@ class Stats:
         nan, inf: how many elements are NaN, and how many are plus or minus infinity.
         histogram: 16 counts of equally wide bins from `min` to `max`; None if all elements are equal. Of a regular
             sample of at most 65 536 elements.
-        values: all elements in row-major order, for arrays of at most 64 elements, else None.
+        values: all elements in row-major order, for arrays of at most 64 elements (or as many as were asked for with
+            `elements=`), else None.
         maps: the array as small images, where asked for and where it has at least two axes.
     """
 
@@ -357,6 +358,7 @@ class GraphIR:
         title: str | None = None,
         statistics: bool = True,
         maps: bool = False,
+        elements: int = FULL_VALUES,
     ) -> GraphIR:
         """Describe everything that `outputs` were computed from, by one walk over the recorded graph.
 
@@ -365,12 +367,13 @@ class GraphIR:
             title: heading; by default the outermost module's class or the last op.
             statistics: look into the arrays; without it only shapes and types are described.
             maps: add small images of arrays with at least two axes.
+            elements: keep all elements of arrays up to this size.
         """
         outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
         for y in outputs:
             if not isinstance(y, Traced):
                 raise GraphError(f"a graph hangs on tensors; got {type(y).__name__}")
-        builder = Builder(statistics=statistics, maps=maps)
+        builder = Builder(statistics=statistics, maps=maps, elements=elements)
         nodes = nodes_from(outputs)
         # An output's array lives on its node until the graph is freed; the tensor still has it.
         arrays = {y.index: y.array for y in outputs}
@@ -525,14 +528,14 @@ def _short(number: Any) -> float:
     return float(f"{float(number):.6g}")
 
 
-def stats(array: Any, *, maps: bool = False, filters: bool = False) -> Stats:
+def stats(array: Any, *, maps: bool = False, filters: bool = False, elements: int = FULL_VALUES) -> Stats:
     """Return the numbers about an array; `filters` says that its first two axes are output and input channels."""
     x = host(array)
     result = Stats()
     if x.size == 0:
         result.values = []
         return result
-    if x.size <= FULL_VALUES:
+    if x.size <= max(elements, FULL_VALUES):
         # The shortest text of a float32 is read back as the nearest double: 0.1 stays 0.1.
         result.values = [float(str(v)) if x.dtype.kind == "f" else v.item() for v in x.ravel()]
     if x.dtype.kind != "f":
@@ -653,10 +656,11 @@ def option_text(option: Any) -> str:
 class Builder:
     """Collects nodes, values and modules in order of creation and gives them their ids."""
 
-    def __init__(self, *, statistics: bool = True, maps: bool = False) -> None:
+    def __init__(self, *, statistics: bool = True, maps: bool = False, elements: int = FULL_VALUES) -> None:
         self.graph = GraphIR()
         self.statistics = statistics
         self.maps = maps
+        self.elements = elements
         self.nodes: dict[int, OpNode] = {}  # by index of creation
         self.values: dict[int, Value] = {}
         self.leaves: dict[int, Traced] = {}  # kept, so that their gradient can be read at the end
@@ -757,7 +761,7 @@ class Builder:
 
     def stats(self, array: Any, value: Value) -> Stats:
         """Return the numbers about an array that belongs to `value` (its data or a gradient)."""
-        return stats(array, maps=self.maps, filters=value.role == "parameter")
+        return stats(array, maps=self.maps, filters=value.role == "parameter", elements=self.elements)
 
     # -- nodes
 

@@ -24,7 +24,13 @@ _SHOWN = (f"{_PACKAGE}.models", f"{_PACKAGE}.exercises")
 
 @contextmanager
 def record(
-    *, title: str | None = None, statistics: bool = True, maps: bool = False, timed: bool = False, updates: bool = False
+    *,
+    title: str | None = None,
+    statistics: bool = True,
+    maps: bool = False,
+    elements: int = 64,
+    timed: bool = False,
+    updates: bool = False,
 ) -> Iterator[Recorder]:
     """Record what runs in this block; `rec.graph` is a `GraphIR` that outlives the graph and its memory.
 
@@ -32,13 +38,14 @@ def record(
         title: heading of the pictures; by default the class of the outermost module.
         statistics: look into every array and gradient as it is made.
         maps: also keep small images of arrays with two or more axes.
+        elements: keep all elements of arrays up to this size; the conv microscope of the page calculates with them.
         timed: measure each op, forward and backward. Times differ between runs, so pictures then do too.
         updates: keep a copy of the parameters, to tell by how much an optimizer step in this block changed them.
 
     Everything that ran is recorded, also values that needed no gradient. Of the backward pass it keeps each upstream
     gradient, each contribution and each sum, so several walks and walks over walks can be replayed.
     """
-    recorder = Recorder(title=title, statistics=statistics, maps=maps, timed=timed, updates=updates)
+    recorder = Recorder(title=title, statistics=statistics, maps=maps, elements=elements, timed=timed, updates=updates)
     with observing(recorder):
         yield recorder
     recorder.close()
@@ -53,11 +60,12 @@ class Recorder(Observer):
         title: str | None = None,
         statistics: bool = True,
         maps: bool = False,
+        elements: int = 64,
         timed: bool = False,
         updates: bool = False,
     ) -> None:
         self._title = title
-        self._builder = Builder(statistics=statistics, maps=maps)
+        self._builder = Builder(statistics=statistics, maps=maps, elements=elements)
         self._statistics = statistics
         self._timed = timed
         self._updates = updates
