@@ -458,9 +458,10 @@ function curve(e) {
 
 // ---------------------------------------------------------------------------------------------- drawing
 
+// Colours after Okabe & Ito, the same as in the still pictures. The op's name always stands beside its colour.
 const FAMILY = [
-  ["conv", /conv/], ["pool", /pool/], ["norm", /norm/], ["loss", /loss|entropy|nll|mse|bce/], ["dense", /linear|matmul|dense|einsum/],
-  ["activation", /activ|relu|sigmoid|tanh|softmax|gelu|elu|softplus/], ["elementwise", /elementwise|arith|^(add|sub|mul|div|neg|pow|exp|log|sqrt|square|abs|maximum|minimum)$/],
+  ["conv", /conv/], ["pool", /pool/], ["norm", /norm/], ["loss", /loss/], ["dense", /linear|matmul|einsum/],
+  ["activation", /activ|softmax/], ["elementwise", /elementwise/],
 ];
 const FAMILY_NAMES = { conv: "convolution", pool: "pooling", norm: "normalisation", loss: "loss", dense: "matrix product", activation: "activation", elementwise: "elementwise", other: "other op", parameter: "parameter", input: "input" };
 function family(node) {
