@@ -125,15 +125,44 @@ def receive(stream: BinaryIO, cap: int | None = None) -> tuple[dict[str, Any], l
 # ---------------------------------------------------------------------------------------------- in the child only
 
 
+def isolate(user: bool) -> list[str]:
+    """On Linux, move into namespaces of its own: no network, and no process outside can be seen or signalled.
+
+    The first fork becomes number 1 of a new process namespace; when it ends, so does everything inside. The second
+    fork goes on as an ordinary process there. Returns what holds, or an empty list where the system refuses.
+    """
+    if not sys.platform.startswith("linux"):
+        return []
+    import ctypes
+
+    new_process, new_user, new_network = 0x20000000, 0x10000000, 0x40000000
+    wanted = new_process | new_network | (new_user if user else 0)
+    try:
+        if ctypes.CDLL(None, use_errno=True).unshare(wanted) != 0:
+            return []
+    except (OSError, AttributeError):
+        return []
+    for _ in range(2):
+        inside = os.fork()
+        if inside:
+            _stand_by(inside)
+    return ["network", "process namespace"]
+
+
+def _stand_by(inside: int) -> None:
+    """Wait for the forked process and end the way it ended; a signal becomes the exit code 128 + signal."""
+    os.closerange(0, 64)
+    _, status = os.waitpid(inside, 0)
+    os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
+
+
 def limit(limits: dict[str, Any]) -> list[str]:
     """Lower what this process may use, and return which limits hold."""
-    held: list[str] = []
-    if sys.platform.startswith("linux") and limits.get("network") is False and _no_network():
-        held.append("network")
     try:
         import resource
     except ImportError:  # Windows
-        return held
+        return []
+    held = []
     cpu, size = max(1, int(limits["cpu"] + 0.999)), int(limits["mem_mb"] * 2**20)
     wanted = [
         ("cpu", resource.RLIMIT_CPU, cpu),
@@ -141,6 +170,7 @@ def limit(limits: dict[str, Any]) -> list[str]:
         ("file size", resource.RLIMIT_FSIZE, 2**20),
         ("open files", resource.RLIMIT_NOFILE, 32),
         ("core dumps", resource.RLIMIT_CORE, 0),
+        ("processes", getattr(resource, "RLIMIT_NPROC", None), 0),
     ]
     if limits.get("uid") is not None:
         try:
@@ -150,7 +180,6 @@ def limit(limits: dict[str, Any]) -> list[str]:
             held.append("user")
         except (OSError, AttributeError):
             pass
-    wanted.append(("processes", getattr(resource, "RLIMIT_NPROC", None), 0))
     for name, which, value in wanted:
         if which is None:
             continue
@@ -161,19 +190,6 @@ def limit(limits: dict[str, Any]) -> list[str]:
         except (OSError, ValueError):
             pass
     return held
-
-
-def _no_network() -> bool:
-    """Move into a network namespace of its own, which holds no interface that is up."""
-    import ctypes
-
-    new_user, new_network = 0x10000000, 0x40000000
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        wanted = new_network if os.geteuid() == 0 else new_network | new_user
-        return bool(libc.unshare(wanted) == 0)
-    except (OSError, AttributeError):
-        return False
 
 
 def guard(allowed: list[str], module: str) -> None:
@@ -290,7 +306,9 @@ def main() -> None:
     import numpy.linalg
     import numpy.random  # noqa: F401 - loaded before the limits, as a changed user may be unable to read the files
 
-    held = limit(header["limits"])
+    limits = header["limits"]
+    held = isolate(user=os.name == "posix" and os.geteuid() != 0) if limits["isolate"] else []
+    held += limit(limits)
     guard(header["allowed"], "exercise")
     child.send({"do": "ready", "held": held}, [])
     while True:

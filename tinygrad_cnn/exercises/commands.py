@@ -114,6 +114,17 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
     one.add_argument("folder", nargs="?", type=Path, help="default: the exercises of the package")
     one.add_argument("--seeds", type=int, default=1, help="number of seeds")
     one.add_argument("--quick", action="store_true", help="without numerical derivatives of the solutions")
+    one = subcommand("grade", _grade, "teachers: grade a folder of submissions")
+    one.add_argument("folder", type=Path)
+    one.add_argument("--out", type=Path, default=Path("results"))
+    one.add_argument("--jobs", type=int, default=2)
+    one.add_argument("--kit", type=Path, help="a folder with your own exercise files")
+    one.add_argument("--exercise", action="append", metavar="ID", help="only this one (may be repeated)")
+    one.add_argument("--secret", type=Path, help="a file with the secret of the course, for per-student seeds")
+    one.add_argument("--again", action="store_true", help="also grade what has not changed since the last time")
+    one.add_argument(
+        "--gradescope", type=Path, metavar="FILE", help="the folder is one student's; write results.json here"
+    )
     return _guarded
 
 
@@ -468,3 +479,32 @@ def _verify(options: argparse.Namespace) -> int:
             print(f"       {problem}")
     print(f"\n{len(paths) - bad} of {len(paths)} exercises are sound; {totals[0]} of {totals[1]} mistakes named")
     return FAILED if bad else OK
+
+
+def _grade(options: argparse.Namespace) -> int:
+    from .grade import grade
+
+    exercises = kit.catalogue(options.kit)
+    if options.exercise:
+        exercises = [kit.find(name, options.kit) for name in options.exercise]
+    if not exercises:
+        raise UsageError(f"{options.kit} holds no exercise files (such as d4-conv-dx.py)")
+    if options.gradescope is not None:
+        from .gradescope import autograde
+
+        autograde(options.folder, options.gradescope, exercises)
+        return OK
+    secret = options.secret.read_bytes().strip() if options.secret else None
+    records = grade(
+        options.folder,
+        options.out,
+        exercises,
+        jobs=options.jobs,
+        secret=secret,
+        again=options.again,
+        say=lambda words: print(words, flush=True),
+        only_present=not options.exercise,
+    )
+    full = sum(r["score"] >= r["max"] > 0 for r in records)
+    print(f"{len(records)} submissions, {full} with full score; see {_shown(options.out / 'class.html')}")
+    return OK
