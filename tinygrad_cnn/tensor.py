@@ -29,6 +29,11 @@ from .graph import Traced
 __all__ = ["Tensor", "arange", "eye", "from_dlpack", "full", "grad", "ones", "rand", "randn", "tensor", "zeros"]
 
 
+# Inside the class, `bool` and `float` are methods, as in PyTorch.
+Bool = bool
+Float = float
+
+
 def _alias(value: Any, other: Any, names: tuple[str, str], default: Any) -> Any:
     """Merge an argument and its PyTorch name (`axis`/`dim`, `keepdims`/`keepdim`)."""
     if other is None:
@@ -111,7 +116,7 @@ class Tensor(Traced):
         data: Any,
         dtype: Any = None,
         device: Device | str | None = None,
-        requires_grad: bool = False,
+        requires_grad: Bool = False,
         name: str | None = None,
     ) -> None:
         place = Device(device) if isinstance(device, str) else device
@@ -253,14 +258,14 @@ class Tensor(Traced):
             )
         return int(self.array.item())
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> Bool:
         if self.array.size != 1:
             raise ShapeError(
                 f"the truth of a tensor of shape {self.shape} is not defined; use .any(), .all() or compare one element"
             )
         return bool(self.array.item())
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+    def __array__(self, dtype: Any = None, copy: Bool | None = None) -> Any:
         array = self.numpy()
         if dtype is not None and array.dtype != dtype:
             if copy is False:
@@ -286,7 +291,7 @@ class Tensor(Traced):
 
     # Differentiation
 
-    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+    def requires_grad_(self, requires_grad: Bool = True) -> Tensor:
         """Say whether gradients are wanted for this leaf, and return it.
 
         Raises:
@@ -302,7 +307,7 @@ class Tensor(Traced):
         self.requires_grad = requires_grad or self.node is not None
         return self
 
-    def backward(self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
+    def backward(self, gradient: Any = None, retain_graph: Bool | None = None, create_graph: Bool = False) -> None:
         """Add the gradient of this tensor with respect to every leaf x that requires one to `x.grad`.
 
         Args:
@@ -499,7 +504,7 @@ class Tensor(Traced):
         result: list[Tensor] = ops.split(self, sections, axis)
         return result
 
-    def pad(self, widths: Any, value: float = 0.0) -> Tensor:  # type: ignore[valid-type]
+    def pad(self, widths: Any, value: Float = 0.0) -> Tensor:
         """Return the tensor framed with `value`; `widths` holds (before, after) for every axis."""
         result: Tensor = ops.pad(self, widths=widths, value=value)
         return result
@@ -530,12 +535,12 @@ class Tensor(Traced):
 
     # Reductions
 
-    def sum(self, axis: Any = None, keepdims: bool = False, *, dim: Any = None, keepdim: bool | None = None) -> Tensor:  # type: ignore[valid-type]
+    def sum(self, axis: Any = None, keepdims: Bool = False, *, dim: Any = None, keepdim: Bool | None = None) -> Tensor:
         """Return the sum over `axis` (default: all elements)."""
         result: Tensor = ops.sum(self, axis=_axis(axis, dim), keepdims=_keep(keepdims, keepdim))
         return result
 
-    def mean(self, axis: Any = None, keepdims: bool = False, *, dim: Any = None, keepdim: bool | None = None) -> Tensor:  # type: ignore[valid-type]
+    def mean(self, axis: Any = None, keepdims: Bool = False, *, dim: Any = None, keepdim: Bool | None = None) -> Tensor:
         """Return the mean over `axis` (default: all elements)."""
         result: Tensor = ops.mean(self, axis=_axis(axis, dim), keepdims=_keep(keepdims, keepdim))
         return result
@@ -543,11 +548,11 @@ class Tensor(Traced):
     def var(
         self,
         axis: Any = None,
-        keepdims: bool = False,
+        keepdims: Bool = False,
         correction: int = 0,
         *,
         dim: Any = None,
-        keepdim: bool | None = None,  # type: ignore[valid-type]
+        keepdim: Bool | None = None,
     ) -> Tensor:
         """Return the variance over `axis`, divided by n - correction (0 as in NumPy; PyTorch has 1)."""
         result: Tensor = ops.var(self, axis=_axis(axis, dim), keepdims=_keep(keepdims, keepdim), correction=correction)
@@ -556,11 +561,11 @@ class Tensor(Traced):
     def std(
         self,
         axis: Any = None,
-        keepdims: bool = False,
+        keepdims: Bool = False,
         correction: int = 0,
         *,
         dim: Any = None,
-        keepdim: bool | None = None,  # type: ignore[valid-type]
+        keepdim: Bool | None = None,
     ) -> Tensor:
         """Return the square root of the variance."""
         result: Tensor = ops.std(self, _axis(axis, dim), _keep(keepdims, keepdim), correction)
@@ -569,11 +574,11 @@ class Tensor(Traced):
     def max(
         self,
         axis: Any = None,
-        keepdims: bool = False,
+        keepdims: Bool = False,
         ties: str = "first",
         *,
         dim: Any = None,
-        keepdim: bool | None = None,  # type: ignore[valid-type]
+        keepdim: Bool | None = None,
     ) -> Tensor:
         """Return the maximum over `axis` (default: all elements); `ties` is "first" or "split"."""
         result: Tensor = ops.amax(self, axis=_axis(axis, dim), keepdims=_keep(keepdims, keepdim), ties=ties)
@@ -582,11 +587,11 @@ class Tensor(Traced):
     def min(
         self,
         axis: Any = None,
-        keepdims: bool = False,
+        keepdims: Bool = False,
         ties: str = "first",
         *,
         dim: Any = None,
-        keepdim: bool | None = None,  # type: ignore[valid-type]
+        keepdim: Bool | None = None,
     ) -> Tensor:
         """Return the minimum over `axis` (default: all elements); `ties` is "first" or "split"."""
         result: Tensor = ops.amin(self, axis=_axis(axis, dim), keepdims=_keep(keepdims, keepdim), ties=ties)
@@ -595,10 +600,10 @@ class Tensor(Traced):
     def argmax(
         self,
         axis: int | None = None,
-        keepdims: bool = False,
+        keepdims: Bool = False,
         *,
         dim: int | None = None,
-        keepdim: bool | None = None,  # type: ignore[valid-type]
+        keepdim: Bool | None = None,
     ) -> Tensor:
         """Return the position of the first maximum."""
         result: Tensor = ops.argmax(self, axis=_axis(axis, dim), keepdims=_keep(keepdims, keepdim))
@@ -607,16 +612,16 @@ class Tensor(Traced):
     def argmin(
         self,
         axis: int | None = None,
-        keepdims: bool = False,
+        keepdims: Bool = False,
         *,
         dim: int | None = None,
-        keepdim: bool | None = None,  # type: ignore[valid-type]
+        keepdim: Bool | None = None,
     ) -> Tensor:
         """Return the position of the first minimum."""
         result: Tensor = ops.argmin(self, axis=_axis(axis, dim), keepdims=_keep(keepdims, keepdim))
         return result
 
-    def prod(self, axis: Any = None, keepdims: bool = False, *, dim: Any = None, keepdim: bool | None = None) -> Tensor:  # type: ignore[valid-type]
+    def prod(self, axis: Any = None, keepdims: Bool = False, *, dim: Any = None, keepdim: Bool | None = None) -> Tensor:
         """Return the product over `axis` (default: all elements)."""
         result: Tensor = ops.prod(self, axis=_axis(axis, dim), keepdims=_keep(keepdims, keepdim))
         return result
@@ -627,17 +632,17 @@ class Tensor(Traced):
         result: Tensor = ops.cumsum(self.ravel(), axis=0) if axis is None else ops.cumsum(self, axis=axis)
         return result
 
-    def any(self) -> bool:  # type: ignore[valid-type]
+    def any(self) -> Bool:
         """Return whether any element differs from 0."""
         return bool(self.array.any().item())
 
-    def all(self) -> bool:  # type: ignore[valid-type]
+    def all(self) -> Bool:
         """Return whether all elements differ from 0."""
         return bool(self.array.all().item())
 
     def logsumexp(
-        self, axis: Any = None, keepdims: bool = False, *, dim: Any = None, keepdim: bool | None = None
-    ) -> Tensor:  # type: ignore[valid-type]
+        self, axis: Any = None, keepdims: Bool = False, *, dim: Any = None, keepdim: Bool | None = None
+    ) -> Tensor:
         """Return ln Σ e^x over `axis`, without overflow."""
         result: Tensor = ops.logsumexp(self, axis=_axis(axis, dim), keepdims=_keep(keepdims, keepdim))
         return result

@@ -28,7 +28,7 @@ def _owner(array: Any) -> Any:
 
 
 def _checksum(array: Any) -> int:
-    return zlib.crc32(np.ascontiguousarray(to_host(array)).reshape(-1).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(to_host(array)).reshape(-1).view(np.uint8).data)
 
 
 def expose(array: Any, index: int) -> None:

@@ -164,7 +164,7 @@ def conv_transpose2d(
         raise ShapeError(f"conv_transpose2d: padding {padding} leaves an output of size {target}")
     # Where the output is long enough for one more kernel position, the input has to be longer by a row of zeros.
     positions = [
-        conv_output_size(t, k, s, *p, d)
+        conv_output_size(t, k, s, p[0], p[1], d)
         for t, k, s, p, d in zip(target, kernel, strides, padding, dilations, strict=True)
     ]
     if tuple(positions) != size:

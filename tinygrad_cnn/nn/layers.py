@@ -74,7 +74,7 @@ def positive(layer: str, **sizes: int) -> None:
 class Identity(Module):
     """y = x."""
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return x."""
         return x
 
@@ -94,7 +94,7 @@ class Linear(Module):
         self.weight = uniform((self.out_features, self.in_features), bound, device, dtype)
         self.bias = uniform((self.out_features,), bound, device, dtype) if bias else None
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return x Wᵀ + b for x (..., in_features)."""
         return F.linear(x, self.weight, self.bias)
 
@@ -145,7 +145,7 @@ class Conv2d(Module):
         self.weight = uniform(shape, bound, device, dtype)
         self.bias = uniform((self.out_channels,), bound, device, dtype) if bias else None
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the feature maps (n, out_channels, oh, ow)."""
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
@@ -229,7 +229,7 @@ class MaxPool2d(_Pool):
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.dilation, self.ties = pair(dilation), ties
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the pooled maps."""
         return F.max_pool2d(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.ties)
 
@@ -249,7 +249,7 @@ class AvgPool2d(_Pool):
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.count_include_pad, self.divisor_override = bool(count_include_pad), divisor_override
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the pooled maps."""
         return F.avg_pool2d(
             x,
@@ -269,7 +269,7 @@ class GaussianPool2d(_Pool):
         super().__init__(kernel_size, stride, padding)
         self.sigma = sigma
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the pooled maps."""
         return F.gaussian_pool2d(x, self.kernel_size, self.sigma, self.stride, self.padding)
 
@@ -281,7 +281,7 @@ class LPPool2d(_Pool):
         super().__init__(kernel_size, stride, 0, ceil_mode)
         self.norm_type = float(norm_type)
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the pooled maps."""
         return F.lp_pool2d(x, self.norm_type, self.kernel_size, self.stride, self.ceil_mode)
 
@@ -292,7 +292,7 @@ class AdaptiveAvgPool2d(Module):
     def __init__(self, output_size: Any) -> None:
         self.output_size = output_size
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the pooled maps."""
         return F.adaptive_avg_pool2d(x, self.output_size)
 
@@ -314,7 +314,7 @@ class Flatten(Module):
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         self.start_dim, self.end_dim = start_dim, end_dim
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return x flattened."""
         return F.flatten(x, self.start_dim, self.end_dim)
 
@@ -331,7 +331,7 @@ class ReLU(Module):
         share_at_zero(at_zero)
         self.at_zero = at_zero
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return max(x, 0)."""
         return F.relu(x, self.at_zero)
 
@@ -345,7 +345,7 @@ class LeakyReLU(Module):
     def __init__(self, negative_slope: float = 0.01, at_zero: Any = "left", inplace: bool = False) -> None:
         self.negative_slope, self.at_zero = negative_slope, at_zero
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the unit's output."""
         return F.leaky_relu(x, self.negative_slope, self.at_zero)
 
@@ -359,7 +359,7 @@ class ELU(Module):
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = alpha
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the unit's output."""
         return F.elu(x, self.alpha)
 
@@ -370,7 +370,7 @@ class GELU(Module):
     def __init__(self, approximate: str = "none") -> None:
         self.approximate = approximate
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the unit's output."""
         return F.gelu(x, self.approximate)
 
@@ -378,7 +378,7 @@ class GELU(Module):
 class SiLU(Module):
     """x sigmoid(x)."""
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the unit's output."""
         return F.silu(x)
 
@@ -386,7 +386,7 @@ class SiLU(Module):
 class Sigmoid(Module):
     """1 / (1 + e^-x)."""
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the unit's output."""
         return F.sigmoid(x)
 
@@ -394,7 +394,7 @@ class Sigmoid(Module):
 class Tanh(Module):
     """tanh x."""
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the unit's output."""
         return F.tanh(x)
 
@@ -402,7 +402,7 @@ class Tanh(Module):
 class Softplus(Module):
     """ln(1 + e^x)."""
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the unit's output."""
         return F.softplus(x)
 
@@ -410,7 +410,7 @@ class Softplus(Module):
 class ThresholdUnit(Module):
     """1 where x is positive, else 0; not trainable by gradients."""
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the unit's output."""
         return F.threshold_unit(x)
 
@@ -421,7 +421,7 @@ class Softmax(Module):
     def __init__(self, dim: int) -> None:
         self.dim = dim
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the probabilities."""
         return F.softmax(x, self.dim)
 
@@ -444,7 +444,7 @@ class Dropout(Module):
         F._share(type(self).__name__, p)
         self.p = p
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return x, in training with elements dropped."""
         return F.dropout(x, self.p, self.training)
 
@@ -483,7 +483,7 @@ class BatchNorm2d(Module):
         self.running_var = ones(num_features, dtype=dtype, device=device) if track_running_stats else None
         self.num_batches_tracked = Tensor(0, device=device) if track_running_stats else None
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return x normalised."""
         if len(x.shape) not in self._axes or x.shape[1] != self.num_features:
             raise ShapeError(
@@ -529,7 +529,7 @@ class LayerNorm(Module):
         self.weight = Parameter(ones(shape, dtype=dtype, device=device)) if elementwise_affine else None
         self.bias = Parameter(zeros(shape, dtype=dtype, device=device)) if elementwise_affine and bias else None
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return x normalised."""
         return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
@@ -544,7 +544,7 @@ class LocalResponseNorm(Module):
         positive("LocalResponseNorm", size=size)
         self.size, self.alpha, self.beta, self.k = int(size), alpha, beta, k
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return x normalised."""
         return F.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
 
@@ -562,11 +562,15 @@ class CrossEntropyLoss(Module):
         self, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
     ) -> None:
         self.weight = weight
-        self.options = {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing}
+        self.options: dict[str, Any] = {
+            "ignore_index": ignore_index,
+            "reduction": reduction,
+            "label_smoothing": label_smoothing,
+        }
 
-    def forward(self, input: Any, target: Any) -> Any:  # type: ignore[override]
+    def forward(self, input: Any, target: Any) -> Any:
         """Return the loss."""
-        return F.cross_entropy(input, target, self.weight, **self.options)  # type: ignore[arg-type]
+        return F.cross_entropy(input, target, self.weight, **self.options)
 
 
 class NLLLoss(Module):
@@ -576,7 +580,7 @@ class NLLLoss(Module):
         self.weight = weight
         self.ignore_index, self.reduction = ignore_index, reduction
 
-    def forward(self, input: Any, target: Any) -> Any:  # type: ignore[override]
+    def forward(self, input: Any, target: Any) -> Any:
         """Return the loss."""
         return F.nll_loss(input, target, self.weight, ignore_index=self.ignore_index, reduction=self.reduction)
 
@@ -587,7 +591,7 @@ class BCEWithLogitsLoss(Module):
     def __init__(self, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None) -> None:
         self.weight, self.reduction, self.pos_weight = weight, reduction, pos_weight
 
-    def forward(self, input: Any, target: Any) -> Any:  # type: ignore[override]
+    def forward(self, input: Any, target: Any) -> Any:
         """Return the loss."""
         return F.binary_cross_entropy_with_logits(
             input, target, self.weight, reduction=self.reduction, pos_weight=self.pos_weight
@@ -600,7 +604,7 @@ class MSELoss(Module):
     def __init__(self, *, reduction: str = "mean") -> None:
         self.reduction = reduction
 
-    def forward(self, input: Any, target: Any) -> Any:  # type: ignore[override]
+    def forward(self, input: Any, target: Any) -> Any:
         """Return the loss."""
         return F.mse_loss(input, target, reduction=self.reduction)
 
@@ -619,7 +623,7 @@ class HuberLoss(Module):
     def __init__(self, *, reduction: str = "mean", delta: float = 1.0) -> None:
         self.reduction, self.delta = reduction, delta
 
-    def forward(self, input: Any, target: Any) -> Any:  # type: ignore[override]
+    def forward(self, input: Any, target: Any) -> Any:
         """Return the loss."""
         return F.huber_loss(input, target, reduction=self.reduction, delta=self.delta)
 
@@ -630,6 +634,6 @@ class SmoothL1Loss(Module):
     def __init__(self, *, reduction: str = "mean", beta: float = 1.0) -> None:
         self.reduction, self.beta = reduction, beta
 
-    def forward(self, input: Any, target: Any) -> Any:  # type: ignore[override]
+    def forward(self, input: Any, target: Any) -> Any:
         """Return the loss."""
         return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)

@@ -431,7 +431,7 @@ class Sequential(Module):
         self._append(str(len(self)), module)
         return self
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """Return the output of the last module."""
         for module in self._items():
             x = module(x)
@@ -454,7 +454,7 @@ class ModuleList(Sequential):
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__(*modules)
 
-    def forward(self, x: Any) -> Any:  # type: ignore[override]
+    def forward(self, x: Any) -> Any:
         """A list computes nothing."""
         raise NotImplementedError("a ModuleList is a list; call its modules one by one, or use Sequential")
 

@@ -38,7 +38,7 @@ def share_at_zero(value: Any) -> float:
     """
     if isinstance(value, str) and value in AT_ZERO:
         return AT_ZERO[value]
-    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= 1:
+    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1:
         return float(value)
     raise OptionError(
         f"at_zero must be 'left', 'right', 'average' or a number from 0 to 1, got {value!r}: "

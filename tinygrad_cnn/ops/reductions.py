@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import OptionError, ShapeError
@@ -73,7 +73,7 @@ def _no_axis(rng: Any) -> Iterator[Any]:
     yield (rng.normal(size=(2, 3)),), {"axis": (0, 0)}, ShapeError, "twice"
 
 
-_OPTIONS = {"axis": normal_axes, "keepdims": bool}
+_OPTIONS: dict[str, Callable[[Any], Any]] = {"axis": normal_axes, "keepdims": bool}
 
 
 @op(shape=_shape_of("sum"), flops=per_input_element(1), family="reduction", convert=_OPTIONS)
@@ -172,7 +172,7 @@ def _ties(value: Any) -> str:
     return str(value)
 
 
-_EXTREME = {**_OPTIONS, "ties": _ties}
+_EXTREME: dict[str, Callable[[Any], Any]] = {**_OPTIONS, "ties": _ties}
 
 
 @op(
@@ -267,7 +267,10 @@ def _position_shape(x: Shape, *, axis: int | None = None, keepdims: bool = False
     return reduced_shape("argmax", x, axis, keepdims)
 
 
-_ONE = {"axis": lambda axis: None if axis is None else one_axis(axis), "keepdims": bool}
+_ONE: dict[str, Callable[[Any], Any]] = {
+    "axis": lambda axis: None if axis is None else one_axis(axis),
+    "keepdims": bool,
+}
 
 
 @op(shape=_position_shape, flops=per_input_element(1), family="reduction", constants=("x",), convert=_ONE)
