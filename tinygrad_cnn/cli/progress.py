@@ -1,0 +1,106 @@
+"""How a running training looks: a bar and a row per epoch in a terminal, plain rows everywhere else."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ..train import History, Progress
+
+__all__ = ["TrainingDisplay", "duration"]
+
+# Name, width and style of the columns of the table of epochs.
+_COLUMNS = [("epoch", 7), ("loss", 9), ("accuracy", 11), ("val loss", 11), ("val accuracy", 14), ("images/s", 11)]
+_REFRESH = 0.1  # seconds between two looks of the bar
+
+
+class TrainingDisplay:
+    """Shows the training that `fit(on_step=..., on_epoch=...)` tells of. Used with `with`."""
+
+    def __init__(self, console: Console, monitor: str | None = None) -> None:
+        self.console = console
+        self.monitor = monitor
+        self._live: Live | None = None
+        self._shown = 0.0
+        self._started = perf_counter()
+        self._before = 0  # samples of finished epochs, for the time left
+        self._last: Progress | None = None
+
+    def __enter__(self) -> TrainingDisplay:
+        self.console.print(Text("".join(f"{name:>{width}}" for name, width in [*_COLUMNS, ("time", 9)]), style="bold"))
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=10, transient=True, auto_refresh=False)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        if self._live is not None:
+            self._live.__exit__(*exc)
+            self._live = None
+
+    def on_step(self, progress: Progress) -> None:
+        """Redraw the bar, if the last time is long enough ago."""
+        if self._live is None:
+            return
+        now = perf_counter()
+        if now - self._shown >= _REFRESH:
+            self._shown = now
+            self._live.update(self._bar(progress), refresh=True)
+
+    def on_epoch(self, row: dict[str, Any], history: History) -> None:
+        """Print the row of a finished epoch."""
+        text = epoch_row(row)
+        if self.monitor and history.best(self.monitor) is row and len(history) > 1:
+            text.append("  best", style="green")
+        (self._live.console if self._live else self.console).print(text)
+        self._before += 1
+
+    def _bar(self, p: Progress) -> Table:
+        speed = p.fresh / p.seconds if p.seconds else 0.0
+        per_epoch = p.samples / p.step * p.steps if p.step else 0
+        left = ((p.epochs - p.epoch) * per_epoch + per_epoch - p.samples) / speed if speed else None
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row(
+            Text(f"epoch {p.epoch}/{p.epochs}"),
+            ProgressBar(total=p.steps or 1, completed=p.step, width=24),
+            Text(f"{p.step}/{p.steps}"),
+            Text(f"loss {p.loss:.4f}"),
+            Text("" if p.accuracy is None else f"accuracy {p.accuracy:.2%}".replace("%", " %")),
+            Text(f"{speed:,.0f} images/s".replace(",", " ")),
+            Text("" if left is None else f"{duration(left)} left"),
+        )
+        return grid
+
+
+def epoch_row(row: dict[str, Any]) -> Text:
+    """Return one epoch of a history as a row under the heads of the columns."""
+    values = [
+        str(row["epoch"]),
+        f"{row['train_loss']:.4f}",
+        _percent(row.get("train_accuracy")),
+        f"{row['val_loss']:.4f}" if "val_loss" in row else "-",
+        _percent(row.get("val_accuracy")),
+        f"{row['samples_per_second'] or 0:,.0f}".replace(",", " "),
+    ]
+    cells = [f"{value:>{width}}" for value, (_, width) in zip(values, _COLUMNS, strict=True)]
+    return Text("".join(cells) + f"{duration(row['seconds']):>9}")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 8.3 s, 4 min 05 s, 2 h 10 min."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
