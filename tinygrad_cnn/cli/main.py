@@ -104,7 +104,9 @@ def _run(words: list[str]) -> int | None:
     if command is None:
         _unknown(words[0], list(by_name))
     module, _, function = command.target.partition(":")
-    parser = argparse.ArgumentParser(prog=f"tinygrad-cnn {command.name}", formatter_class=Formatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=f"tinygrad-cnn {command.name}", usage="%(prog)s [options]", formatter_class=Formatter, allow_abbrev=False
+    )
     run: Run = getattr(import_module(module, __package__), function)(parser)
     if parser.description is None:
         parser.description = command.help[0].upper() + command.help[1:] + "."

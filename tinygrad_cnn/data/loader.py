@@ -60,7 +60,8 @@ class DataLoader:
         self.batch_size = int(batch_size)
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self.seed = seeded(seed)
+        random = shuffle or transform is not None or seed is not None
+        self.seed = seeded(seed) if random else 0  # no number is drawn where none is needed
         self.transform = transform
         self.device = Device(device) if isinstance(device, str) else device
         self.as_arrays = as_arrays
