@@ -148,6 +148,7 @@ class _Chooser:
         self.values = {value.id: value for value in ir.values}
         self.nodes = {node.id: node for node in ir.nodes}
         self.modules = {module.id: module for module in ir.modules}
+        self.roots = tuple(f"{module.path}." for module in ir.modules if module.parent is None)
         self.level: dict[str, int] = {}
         for module in ir.modules:  # parents stand before their children
             self.level[module.id] = 0 if module.parent is None else self.level[module.parent] + 1
@@ -155,6 +156,7 @@ class _Chooser:
         self.shown = self._shown_nodes()
         self.times: dict[str, int] = {}
         self.alias: dict[str, str] = {}
+        self.copies: dict[str, dict[str, int]] = {}  # op -> folded run it is in -> which copy
         if fold:
             self._fold()
         self.closed = self._closed(depth, patterns)
@@ -268,7 +270,7 @@ class _Chooser:
                     inputs.append(("literal", x.literal))
                 elif value.id in position:
                     inputs.append(("inner", str(position[value.id])))
-                elif value.maker is None:
+                elif value.maker is None and self._held(value):
                     inputs.append((value.role, shape_text(value.shape)))
                 else:
                     inputs.append(("outer", shape_text(value.shape)))
@@ -277,6 +279,12 @@ class _Chooser:
             shape = tuple(self.values[node.output].shape)
             rows.append((node.kind, where, tuple(sorted(node.options.items())), shape, tuple(inputs)))
         return tuple(rows)
+
+    def _held(self, value: Value) -> bool:
+        """Tell whether a leaf belongs to the module that reads it, rather than coming from outside."""
+        if value.role == "parameter":
+            return value.name is not None and value.name.startswith(self.roots)
+        return value.role == "constant"
 
     def _chained(self, first: list[OpNode], second: list[OpNode]) -> bool:
         """Tell whether `second` reads nothing but one result of `first`, and nobody else reads `first`."""
@@ -301,14 +309,19 @@ class _Chooser:
     def _merge(self, run: list[str], inside: dict[str, list[OpNode]]) -> None:
         first = inside[run[0]]
         self.times[run[0]] = len(run)
+        for k, copy in enumerate(run):
+            for node in inside[copy]:
+                self.copies.setdefault(node.id, {})[run[0]] = k
         for copy in run[1:]:
             for a, b in zip(first, inside[copy], strict=True):
                 self.alias[b.id] = a.id
                 self.alias.setdefault(b.output, a.output)
                 for x, y in zip(a.inputs, b.inputs, strict=True):
-                    leaf = x.value is not None and y.value is not None and x.value != y.value
-                    if leaf and self.values[str(y.value)].maker is None and self.values[str(x.value)].maker is None:
-                        self.alias.setdefault(str(y.value), str(x.value))
+                    if x.value is None or y.value is None or x.value == y.value:
+                        continue
+                    ours, copied = self.values[x.value], self.values[y.value]
+                    if ours.maker is None and copied.maker is None and self._held(copied):
+                        self.alias.setdefault(copied.id, ours.id)
 
     # -- boxes and links
 
@@ -377,13 +390,18 @@ class _Chooser:
     ) -> None:
         x = node.inputs[position]
         head = place[node.id]
+        ruled = node.rule_of is not None  # an op of a recorded backward pass: its own edges are gradients on their way
+        if self.mode == "backward" and not ruled and not x.live:
+            return
         if value.maker is not None and value.maker in place:
+            mine, theirs = self.copies.get(node.id, {}), self.copies.get(value.maker, {})
+            if any(theirs.get(run, k) != k for run, k in mine.items()):
+                return  # from one folded copy to the next
             tail = place[value.maker]
         else:
             tail = self._leaf(value, node, boxes, leaves)
         if not tail or tail == head:
             return
-        ruled = node.rule_of is not None  # an op of a recorded backward pass: its own edges are gradients on their way
         if self.mode != "backward" or ruled:
             key = (tail, head, "forward")
             if key not in links:
@@ -403,9 +421,10 @@ class _Chooser:
         key = (head, tail, "backward")
         part = self.contributions.get((node.id, position))
         norm = norm_of(part.gradient) if part is not None else None
-        label = "" if norm is None else f"|g| {number_text(norm)}"
-        if part is not None and part.of > 1:
-            label += f" ({part.arrived} of {part.of})"
+        label = ""
+        # Where one gradient arrives it is the one written in the box; where several do, each line says its share.
+        if part is not None and part.of > 1 and norm is not None:
+            label = f"|g| {number_text(norm)} ({part.arrived} of {part.of})"
         known = links.get(key)
         if known is None:
             x = node.inputs[position]
@@ -420,20 +439,21 @@ class _Chooser:
         if id in leaves:
             if value not in leaves[id]:
                 leaves[id].append(value)
-            if not any(r in self.alias for r in value.readers):
+            if self._held(value) and not any(r in self.alias for r in value.readers):
                 box = boxes[id]
                 box.cluster = self._common(box.cluster, self.nodes[self._real(reader.id)].module)
             return id
         shown = self.nodes[self._real(reader.id)]
         hidden = self._collapsed(shown)
+        held = self._held(value)
         if value.role in ("parameter", "constant"):
             if not self.show_parameters:
                 return ""
             inner = all(r in self.nodes and self._collapsed(self.nodes[self._real(r)]) is hidden for r in value.readers)
-            if hidden is not None and inner:
+            if hidden is not None and inner and held:
                 return ""  # belongs to a closed module alone
         cluster = shown.module if hidden is None else hidden.parent
-        if value.role == "input":
+        if not held:
             cluster = None  # what comes from outside is drawn outside
         kind = value.role if value.maker is None else "input"
         boxes[id] = Box(id, kind, "", cluster=cluster)
@@ -468,7 +488,7 @@ class _Chooser:
         first = members[0]
         if box.kind == "module":
             module = self.modules[box.id]
-            name = module.id.rpartition(".")[2] or module.id
+            name = self._short_name(module)
             box.title = clip(f"{name}: {module.kind}" if name != module.kind else module.kind)
             box.title += self._times(module.id)
             outgoing = [n for n in members if any(r not in {m.id for m in members} for r in self._readers(n))]
@@ -498,7 +518,7 @@ class _Chooser:
             )
         if self.mode != "forward" and first.rule_of is None:
             if self.show_rules and self.mode == "backward":
-                box.lines += [clip(x.derivative, 44) for x in first.inputs if x.live and x.derivative]
+                box.lines += [clip(f"{x.name} ← {x.derivative}", 56) for x in first.inputs if x.live and x.derivative]
             if value.requires_grad and self.color_by != "gradient":
                 box.lines.append(self._gradient_text(members))
         if first.freed:
@@ -550,7 +570,7 @@ class _Chooser:
                     names[own[0] if own else "its result"] = None
             if not total:
                 continue
-            what = ", ".join(names) if box.kind == "op" else f"{len(total)} arrays"
+            what = ", ".join(names) if box.kind == "op" else f"{len(total)} array{'' if len(total) == 1 else 's'}"
             saved_id = f"{id} saved"
             boxes[saved_id] = Box(
                 saved_id,
@@ -560,8 +580,7 @@ class _Chooser:
                 "Read again by the gradient rules:\n" + "\n".join(f"{v}: {bytes_text(b)}" for v, b in total.items()),
                 box.cluster,
             )
-            members_key = (saved_id, id, "saved")
-            links[members_key] = Link(saved_id, id, "saved")
+            links[saved_id, id, "saved"] = Link(saved_id, id, "saved")
 
     # -- colours
 
@@ -677,12 +696,15 @@ class _Chooser:
         for module in self.ir.modules:
             if module.id not in used:
                 continue
-            name = module.id
-            if module.parent is not None and name.startswith(self.modules[module.parent].path + "."):
-                name = name[len(self.modules[module.parent].path) + 1 :]
+            name = self._short_name(module)
             label = f"{name}: {module.kind}" if module.parent is not None else module.id
             result.append(Cluster(module.id, clip(label, 48) + self._times(module.id), module.parent))
         return result
+
+    def _short_name(self, module: Module) -> str:
+        """Return a module call's path from its parent on."""
+        parent = self.modules[module.parent].path + "." if module.parent is not None else ""
+        return module.id.removeprefix(parent)
 
     def _notes(self) -> list[str]:
         notes = list(self.ir.notes)

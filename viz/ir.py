@@ -420,7 +420,8 @@ class GraphIR:
     def to_json(self, *, indent: int | None = None) -> str:
         """Return the JSON form as text."""
         separators = (",", ":") if indent is None else (",", ": ")
-        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, separators=separators, indent=indent)
+        text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, separators=separators, indent=indent)
+        return text.encode(errors="replace").decode()  # half a surrogate pair in a name has no UTF-8
 
     @classmethod
     def from_json(cls, text: str) -> GraphIR:
