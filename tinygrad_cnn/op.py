@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from inspect import Parameter, Signature, signature
 from typing import Any
 
-from .backend import device_of
+from .backend import default_float, device_of
 from .backend.device import namespaces
 from .backend.exposure import exposed, seal
 from .errors import DeviceError, DTypeError, TinygradError
@@ -157,8 +157,8 @@ class Op:
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         if options or self.defaults:
             options = self.complete(options)
-        traced = xp = None
-        requires_grad = foreign = False
+        traced = xp = dtype = None
+        requires_grad = mixed = replaced = foreign = False
         arrays = []
         for x in inputs:
             if isinstance(x, Traced):
@@ -166,24 +166,32 @@ class Op:
                 if x.requires_grad:
                     requires_grad = True
                 x = x.array
-            elif x.__class__ not in _WEAK:
+            elif x.__class__ in namespaces:
                 foreign = True
-            kind = x.__class__
-            if kind not in _WEAK:
-                space = namespaces.get(kind)
-                if space is None:
-                    x = _plain(self, x)
-                    space = namespaces.get(x.__class__, xp)
-                if xp is not space:
-                    if xp is not None and space is not None:
-                        raise _mixed_devices(self, inputs)
+            elif x.__class__ not in _WEAK:
+                x = _plain(self, x)
+                replaced = True
+            space = namespaces.get(x.__class__)
+            if space is not None:
+                if xp is None:
                     xp = space
+                    dtype = x.dtype
+                elif xp is not space:
+                    raise _mixed_devices(self, inputs)
+                elif x.dtype is not dtype:
+                    mixed = True
             arrays.append(x)
         if xp is None:
             xp = _NUMPY
+            arrays = _with_one_array(arrays)
+        if mixed:
+            arrays = self._one_float_type(inputs, arrays)
+        if replaced:  # rules get the inputs as they were given, but arrays in place of lists and NumPy scalars
+            inputs = tuple([x if isinstance(x, Traced) else a for x, a in zip(inputs, arrays, strict=True)])
         observers = state.observers
-        for observer in observers:
-            observer.op_started(self, inputs, options)
+        if observers:
+            for observer in observers:
+                observer.op_started(self, inputs, options)
         try:
             output = self.forward(xp, *arrays, **options)
         except TinygradError:
@@ -192,24 +200,50 @@ class Op:
             self._explain(error, inputs, arrays, options)
             raise
         if output.__class__ not in namespaces:
-            output = xp.asarray(output)  # NumPy's reductions return scalars where an array has no axes
+            output = xp.asarray(output)  # NumPy's arithmetic returns scalars where an array has no axes
         if traced is None:
             result = output
         elif requires_grad and state.recording and self._passes_gradient(inputs, output):
             index = next_index()
-            # Options go to the rules as they are, inputs too, but arrays in place of lists and NumPy scalars.
-            kept = tuple(x if isinstance(x, Traced) else a for x, a in zip(inputs, arrays, strict=True))
-            node = Node(self, kept, options, output, index, state.scope)
+            node = Node(self, inputs, options, output, index, state.scope)
             if exposed or foreign:
-                node.seals = seal(
-                    (*arrays, output), [*(not isinstance(x, Traced) and x.__class__ not in _WEAK for x in kept), False]
-                )
+                node.seals = _seals(inputs, output)
             result = traced.result_type.made(output, node, index)
         else:
             result = traced.result_type.made(output)
-        for observer in observers:
-            observer.op_finished(self, inputs, options, output, result)
+        if observers:
+            for observer in observers:
+                observer.op_finished(self, inputs, options, output, result)
         return result
+
+    def _one_float_type(self, inputs: tuple[Any, ...], arrays: list[Any]) -> list[Any]:
+        """Let floats decide the type: NumPy would make float64 of float32 and a whole number, or a NumPy scalar.
+
+        Arrays of whole numbers, and NumPy scalars of any type, take the widest float type of the arrays they meet.
+        Inputs through which no gradient flows (conditions, labels, masks) stay as they are.
+        """
+        names = self.inputs if not self.variadic else self.inputs + self.inputs[-1:] * len(arrays)
+        if len(arrays) > len(names):
+            return arrays  # too many inputs: forward will say so
+        constant = [name in self.constants for name in names[: len(arrays)]]
+        is_array = [a.__class__ in namespaces for a in arrays]
+        is_scalar = [not isinstance(x, Traced) and x.__class__ not in namespaces for x in inputs]
+        floats: dict[bool, list[Any]] = {True: [], False: []}
+        for i, a in enumerate(arrays):
+            if is_array[i] and a.dtype.kind not in "fiub":
+                raise DTypeError(f"{self.name}: cannot compute with elements of type {a.dtype}")
+            if is_array[i] and a.dtype.kind == "f" and not is_scalar[i]:
+                floats[constant[i]].append(a.dtype)
+        deciding = floats[False] or floats[True]
+        if not deciding:
+            return arrays
+        widest = max(deciding, key=lambda dtype: int(dtype.itemsize))
+        return [
+            a.astype(widest)
+            if is_array[i] and ((is_scalar[i] and a.dtype.kind == "f") or (not constant[i] and a.dtype.kind in "iu"))
+            else a
+            for i, a in enumerate(arrays)
+        ]
 
     def _passes_gradient(self, inputs: tuple[Any, ...], output: Any) -> bool:
         """Whether some input that requires a gradient has a rule, and the output can carry one."""
@@ -233,20 +267,32 @@ class Op:
         self.shape(*[getattr(a, "shape", () if a is not None else None) for a in arrays], **options)
 
 
+def _seals(inputs: tuple[Any, ...], output: Any) -> tuple[int | None, ...] | None:
+    arrays = [x.array if isinstance(x, Traced) else x for x in inputs]
+    given = [x is a and a.__class__ in namespaces for x, a in zip(inputs, arrays, strict=True)]
+    return seal([*arrays, output], [*given, False])
+
+
 def _plain(op: Op, x: Any) -> Any:
-    """Bring an input that is neither tensor, array nor Python number into one of these forms."""
-    if hasattr(x, "dtype") and hasattr(x, "item") and getattr(x, "ndim", None) == 0:
-        return (
-            x.item()
-        )  # NumPy scalars act like Python's numbers: np.sqrt(2) must not turn a float32 network into float64
+    """Bring an input that is neither tensor, array nor Python number into the form of an array."""
     array = _NUMPY.asarray(x)
     if array.dtype.kind not in "fiub":
         raise DTypeError(
             f"{op.name}: cannot compute with {type(x).__name__} {x!r:.60}; give a tensor, an array or a number"
         )
     if array.dtype == _NUMPY.float64 and not hasattr(x, "dtype"):
-        array = array.astype(_NUMPY.float32)  # a list of Python floats, like one Python float, promotes nothing
+        array = array.astype(default_float)  # a list of Python floats, like one Python float, promotes nothing
     return array
+
+
+def _with_one_array(arrays: list[Any]) -> list[Any]:
+    """Turn one of several Python numbers into an array, a float if there is one; a float becomes float32."""
+    numbers = [i for i, a in enumerate(arrays) if a is not None]
+    if not numbers:
+        return arrays
+    chosen = next((i for i in numbers if isinstance(arrays[i], float)), numbers[0])
+    dtype = default_float if isinstance(arrays[chosen], float) else None
+    return [_NUMPY.asarray(a, dtype=dtype) if i == chosen else a for i, a in enumerate(arrays)]
 
 
 def _mixed_devices(op: Op, inputs: tuple[Any, ...]) -> DeviceError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import OptionError
 from ..op import op
-from .elementwise import erf, exp
+from .elementwise import erf, exp, greater, where
 from .rules import no_flops, unary
 
 __all__ = [
@@ -172,8 +172,8 @@ def elu(xp: Any, x: Any, *, alpha: float = 1.0) -> Any:
 @elu.vjp("x", "g (1 if x > 0 else alpha e^x)")
 def _(g: Any, y: Any, x: Any, *, alpha: float) -> Any:
     # Positive x are set to 0 before the exponential, so that nothing overflows in the branch that is not taken.
-    positive = slope(x, below=0.0, at_zero=0.0)
-    return g * (positive + (1 - positive) * (alpha * exp(x * (1 - positive))))
+    positive = greater(x, 0)
+    return g * where(positive, 1, alpha * exp(where(positive, 0, x)))
 
 
 @elu.switch

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ..backend import is_float
+from ..backend import default_float, is_float
 from ..backend.basics import erf as erf_of
 from ..errors import DTypeError, OptionError, ShapeError
 from ..op import op
@@ -184,8 +184,8 @@ def _(g: Any, y: Any, a: Any, b: Any) -> Any:
             return g
         return g * (b * (a if b == 2 else power(a, b - 1)))
     # Where b is 0 the derivative is 0 even at a = 0, where a^(b-1) has a pole.
-    constant = equal(b, 0)
-    return g * b * power(a, where(constant, 1, b - 1))
+    pole = equal(a, 0) * equal(b, 0)
+    return g * b * power(where(pole, 1, a), b - 1)
 
 
 @power.vjp("b", "g y log a")
@@ -203,6 +203,8 @@ def _(rng: Any) -> Iterator[Any]:
     yield (rng.normal(size=(0, 3)), 2), {}
     yield (rng.normal(size=(2, 3)), 1), {}
     yield (rng.normal(size=(2, 3)), 0), {}
+    yield (2.5, rng.normal(size=(2, 3))), {}
+    yield (rng.uniform(0.5, 2.0, size=(2, 4)), rng.permutation(4).astype(float)), {}
 
 
 power.error_sample(_misfit)
@@ -226,7 +228,7 @@ def _at_ties(value: Any) -> str:
 )
 def tie_share(xp: Any, a: Any, b: Any, *, equal_share: float) -> Any:
     """Return 1 where a > b, 0 where a < b, and `equal_share` where they are equal, in the float type of the inputs."""
-    dtype = xp.result_type(a, b)
+    dtype = xp.result_type(*[v for v in (a, b) if getattr(v, "dtype", xp.dtype(bool)).kind == "f"] or (a, b))
     share = xp.greater(a, b).astype(dtype)
     if equal_share:
         share = xp.where(xp.equal(a, b), xp.asarray(equal_share, dtype=dtype), share)
@@ -380,8 +382,9 @@ def _where_shape(condition: Any, a: Any, b: Any) -> tuple[int, ...]:
 
 @op(shape=_where_shape, flops=no_flops, family="elementwise", constants=("condition",), broadcasts=True)
 def where(xp: Any, condition: Any, a: Any, b: Any) -> Any:
-    """y = a where the condition holds, else b, all three broadcast."""
-    return xp.where(condition, a, b)
+    """y = a where the condition holds, else b, all three broadcast. Two Python floats give float32."""
+    y = xp.where(condition, a, b)
+    return y if hasattr(a, "dtype") or hasattr(b, "dtype") or y.dtype.kind != "f" else y.astype(default_float)
 
 
 @where.vjp("a", "g where the condition holds, else 0")
@@ -529,7 +532,7 @@ def _(g: Any, y: Any, x: Any) -> Any:
 cos.sample(_real)
 
 
-@unary(flops=20, source="Abramowitz & Stegun 1964, 7.1.6")
+@unary(flops=20)
 def erf(xp: Any, x: Any) -> Any:
     """y = 2/√π ∫₀ˣ e^(-t²) dt, the error function."""
     return erf_of(xp, x)

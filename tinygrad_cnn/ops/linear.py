@@ -59,7 +59,8 @@ def _(g: Any, y: Any, a: Any, b: Any) -> Any:
     if len(b.shape) == 1:
         return matmul(swapaxes(a, -1, -2), expand_dims(g, -1)).reshape((*a.shape[:-2], a.shape[-1]))
     if len(b.shape) == 2 and len(a.shape) > 2:  # one product of tall matrices instead of a batch of them and a sum
-        a, g = reshape(a, shape=(-1, a.shape[-1])), reshape(g, shape=(-1, g.shape[-1]))
+        rows = size_of(a.shape[:-1])
+        a, g = reshape(a, shape=(rows, a.shape[-1])), reshape(g, shape=(rows, g.shape[-1]))
     return matmul(swapaxes(a, -1, -2), g)
 
 
@@ -73,6 +74,7 @@ def _(rng: Any) -> Iterator[Any]:
     yield (rng.normal(size=(2, 3, 4)), rng.normal(size=(4, 2))), {}
     yield (rng.normal(size=(0, 4)), rng.normal(size=(4, 2))), {}
     yield (rng.normal(size=(3, 1)), rng.normal(size=(1, 2))), {}
+    yield (rng.normal(size=(2, 3, 0)), rng.normal(size=(0, 2))), {}
 
 
 @matmul.error_sample
@@ -206,6 +208,7 @@ def _(position: int, g: Any, y: Any, *xs: Any, spec: str) -> Any:
 def _(rng: Any) -> Iterator[Any]:
     yield (rng.normal(size=(2, 3)), rng.normal(size=(3, 4))), {"spec": "ij,jk->ik"}
     yield (rng.normal(size=(2, 3, 4)),), {"spec": "ijk->ki"}
+    yield (rng.normal(size=(2, 3, 4)),), {"spec": "ijk->kji"}
     yield (rng.normal(size=(2, 3)), rng.normal(size=(2, 3)), rng.normal(size=(3,))), {"spec": "ij,ij,j->"}
     yield (rng.normal(size=(2,)), rng.normal(size=(3,))), {"spec": "i,j->ji"}
     yield (rng.normal(size=(0, 3)), rng.normal(size=(3, 1))), {"spec": "ij,jk->ik"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import DataError, DTypeError, ShapeError
 from ..op import op
-from .rules import no_flops
+from .rules import no_flops, per_element
 
 __all__ = ["dropout", "pick", "place"]
 
@@ -106,13 +106,15 @@ def _dropout_shape(x: Shape, mask: Shape, **_: Any) -> Shape:
 
 @op(
     shape=_dropout_shape,
-    flops=lambda y, *_, **__: 2 * len(y),
+    flops=per_element(2),
     family="regularisation",
     constants=("mask",),
     source="Srivastava et al., JMLR 15, 2014",
 )
 def dropout(xp: Any, x: Any, mask: Any, *, scale: float) -> Any:
     """y = scale x where the mask holds, else 0. With scale 1 / P(mask) the expectation of y is x."""
+    if x.shape != mask.shape:
+        _dropout_shape(x.shape, mask.shape)
     return x * mask * scale
 
 

@@ -187,7 +187,7 @@ def extreme_share(xp: Any, x: Any, y: Any, *, axis: Any, keepdims: bool, ties: s
     # Axes that are kept come first and reduced ones last, flattened into one, so that "first" means row-major order.
     kept = tuple(a for a in range(x.ndim) if a not in axes)
     moved = x.transpose(kept + axes)
-    flat = moved.reshape(*moved.shape[: len(kept)], -1)
+    flat = moved.reshape(*moved.shape[: len(kept)], math.prod(moved.shape[len(kept) :]))
     top = y.reshape(*flat.shape[:-1], 1)
     hit = xp.where(xp.isnan(top), xp.isnan(flat), flat == top) if x.dtype.kind == "f" else flat == top
     if ties == "first":
