@@ -28,7 +28,7 @@ def differentiable(op, arrays):
 
 def tensors(arrays, wanted):
     """Wrap arrays that are to be differentiated; the others stay as they are."""
-    return [Tensor.made(x.copy()).requires_grad_() if i in wanted else x for i, x in enumerate(arrays)]
+    return [Tensor.made(np.array(x)).requires_grad_() if i in wanted else x for i, x in enumerate(arrays)]
 
 
 def numeric(function, x, h=2e-4):
@@ -109,7 +109,7 @@ def _compare_second(op, arrays, options, rng):
     def first(values, g, create_graph=False):
         inputs = tensors(values, wanted)
         y = op(*inputs, **options)
-        g = Tensor.made(g).requires_grad_()
+        g = Tensor.made(np.asarray(g)).requires_grad_()
         variables = [inputs[i] for i in wanted]
         rows = grad(y, variables, [g], create_graph=create_graph, allow_unused=True)
         return [*variables, g], dict(zip(wanted, rows, strict=True))
