@@ -1,0 +1,151 @@
+"""Threads for kernels that work on slices of a batch, and BLAS held to one thread meanwhile."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+__all__ = ["Crew", "cpus", "single_threaded_blas"]
+
+IDLE_SECONDS = 1.0
+
+
+def cpus() -> int:
+    """Return how many threads kernels may use: the CPUs of this process, or less if the user's environment says so.
+
+    The variables of the BLAS libraries count, because they are what people set to keep a program to fewer cores.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        available = len(os.sched_getaffinity(0))
+    else:
+        available = os.cpu_count() or 1
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        value = os.environ.get(name, "").split(",")[0].strip()
+        if value.isdecimal() and int(value) > 0:
+            available = min(available, int(value))
+    return available
+
+
+@cache
+def _blas() -> tuple[Any, ...]:
+    """Return the controllers of the BLAS libraries loaded, usually one."""
+    from threadpoolctl import ThreadpoolController
+
+    return tuple(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+_blas_lock = threading.Lock()
+_blas_users = 0
+_blas_before: list[int] = []
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Hold BLAS to one thread per call inside a `with` block; blocks may nest and overlap between threads."""
+    global _blas_users, _blas_before
+    with _blas_lock:
+        if _blas_users == 0:
+            _blas_before = [library.get_num_threads() for library in _blas()]
+            for library, before in zip(_blas(), _blas_before, strict=True):
+                if before != 1:
+                    library.set_num_threads(1)
+        _blas_users += 1
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            _blas_users -= 1
+            if _blas_users == 0:
+                for library, before in zip(_blas(), _blas_before, strict=True):
+                    if before != 1:
+                        library.set_num_threads(before)
+
+
+class Crew:
+    """A caller and its helpers: `crew.run(tasks)` runs one task here and each of the others in a thread of its own.
+
+    The threads are started when first needed and end when nothing came for a second, so that a program which has
+    finished training is left without them.
+    """
+
+    def __init__(self) -> None:
+        self._helpers: list[_Helper] = []
+        self._lock = threading.Lock()
+
+    def run(self, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Run all tasks at the same time and return their results in order; the first error is raised again."""
+        with self._lock:
+            while len(self._helpers) < len(tasks) - 1:
+                self._helpers.append(_Helper())
+            pending = [
+                helper.start(task) for helper, task in zip(self._helpers, tasks[1:], strict=False)
+            ]
+            try:
+                results = [tasks[0]()] if tasks else []
+            finally:
+                outcomes = [job.outcome() for job in pending]
+            for result, error in outcomes:
+                if error is not None:
+                    raise error
+                results.append(result)
+            return results
+
+
+class _Job:
+    """One task given to a helper, and what came of it."""
+
+    def __init__(self, task: Callable[[], Any]) -> None:
+        self.task = task
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    def work(self) -> None:
+        try:
+            self.result = self.task()
+        except BaseException as error:
+            self.error = error
+        self.done.release()
+
+    def outcome(self) -> tuple[Any, BaseException | None]:
+        self.done.acquire()
+        return self.result, self.error
+
+
+class _Helper:
+    """A thread that takes jobs one at a time. Bare locks carry them: a queue costs several times as much."""
+
+    def __init__(self) -> None:
+        self._wake = threading.Lock()
+        self._wake.acquire()
+        self._state = threading.Lock()
+        self._job: _Job | None = None
+        self._alive = False
+
+    def start(self, task: Callable[[], Any]) -> _Job:
+        job = _Job(task)
+        with self._state:
+            self._job = job
+            if not self._alive:
+                self._alive = True
+                threading.Thread(target=self._loop, name="tinygrad_cnn", daemon=True).start()
+        self._wake.release()
+        return job
+
+    def _loop(self) -> None:
+        while True:
+            if not self._wake.acquire(timeout=IDLE_SECONDS):
+                with self._state:
+                    if self._job is None:
+                        self._alive = False
+                        return
+                continue
+            job, self._job = self._job, None
+            if job is not None:
+                job.work()
+            del job
