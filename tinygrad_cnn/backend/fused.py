@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from numpy.lib.stride_tricks import as_strided
 from .threads import Crew, cpus, single_threaded_blas
 from .workspaces import aligned
 
-__all__ = ["Convolution", "Linear", "Program"]
+__all__ = ["Convolution", "Linear", "Parameters", "Program"]
 
 Array = np.ndarray[Any, Any]
 Call = Callable[[], Any]
@@ -134,9 +135,7 @@ class _Patch:
 
 def _windows(layer: Convolution, patch: Pair) -> Pair:
     """Return the height and width of what a patch of outputs sees."""
-    rows, columns = (
-        (patch[a] - 1) * layer.stride[a] + layer.dilation[a] * (layer.kernel[a] - 1) + 1 for a in (0, 1)
-    )
+    rows, columns = ((patch[a] - 1) * layer.stride[a] + layer.dilation[a] * (layer.kernel[a] - 1) + 1 for a in (0, 1))
     return rows, columns
 
 
@@ -170,156 +169,159 @@ def _patches(layers: Sequence[Convolution]) -> list[_Patch]:
     return found
 
 
+class Parameters:
+    """All parameters of a network in one flat array, which several programs can share.
+
+    Attributes:
+        flat: the values.
+        views: its parts in the parameters' shapes; who reads or writes them reads or writes `flat`.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], dtype: Any) -> None:
+        self.dtype = np.dtype(dtype)
+        self.shapes = list(shapes)
+        self.sizes = [math.prod(shape) for shape in shapes]
+        self.starts = np.cumsum([0, *self.sizes]).tolist()
+        # One more element than there are parameters: the zero that stands between the shifted kernels of a patch.
+        self.with_zero = aligned(self.starts[-1] + 1, dtype)
+        self.flat = self.with_zero[:-1]
+        self.views = self.split(self.flat)
+
+    def empty(self) -> Array:
+        """Return an uninitialised flat array for gradients or optimizer state."""
+        return np.empty(len(self.flat), self.dtype)
+
+    def split(self, flat: Array) -> list[Array]:
+        """Return the parts of such a flat array in the parameters' shapes."""
+        return [
+            flat[start : start + size].reshape(shape)
+            for start, size, shape in zip(self.starts, self.sizes, self.shapes, strict=False)
+        ]
+
+
 class Program:
     """Forward, mean cross-entropy and all gradients of a chain of convolutions and linear layers.
 
     Args:
-        layers: at least one `Linear` at the end, whose outputs are the logits.
-        shapes: the shapes of all parameters.
-        dtype: float32 or float64.
+        layers: convolutions, then at least one `Linear`; the outputs of the last are the logits.
+        parameters: where the numbers in the layers point to.
         batch: how many samples a step has.
+        tile: how many samples a thread works on at a time.
+        threads: at most this many; default: as many as the process may use.
 
     Attributes:
-        parameters: flat; `views` are its parts in the parameters' shapes.
-        gradients: flat, as the last run left them.
         logits: (N, classes), as the last run left them.
     """
 
     def __init__(
         self,
         layers: Sequence[Convolution | Linear],
-        shapes: Sequence[tuple[int, ...]],
-        dtype: Any,
+        parameters: Parameters,
         batch: int,
         *,
         tile: int = TILE,
         threads: int | None = None,
     ) -> None:
         self.batch = batch
-        self.dtype = np.dtype(dtype)
-        sizes = [math.prod(shape) for shape in shapes]
-        self._starts = np.cumsum([0, *sizes]).tolist()
-        self._shapes = list(shapes)
-        # One more element than there are parameters: the zero that stands between the shifted kernels of a patch.
-        self._parameters = aligned(self._starts[-1] + 1, dtype)
-        self.parameters = self._parameters[:-1]
-        self.gradients = aligned(self._starts[-1], dtype)
-        self.views = self.split(self.parameters)
-
+        self.parameters = parameters
+        self.dtype = parameters.dtype
         convolutions = [layer for layer in layers if isinstance(layer, Convolution)]
-        linears = [layer for layer in layers if isinstance(layer, Linear)]
-        patches = _patches(convolutions)
-        self._lay_out(patches, linears)
+        self.linears = [layer for layer in layers if isinstance(layer, Linear)]
+        self.patches = _patches(convolutions)
+        self._lay_out()
 
         threads = max(1, min(cpus() if threads is None else threads, batch))
-        per_thread = -(-batch // threads)
-        slices = -(-per_thread // tile)
+        slices = -(-batch // (threads * tile))
         bounds = np.linspace(0, batch, threads * slices + 1).astype(int).tolist()
-        pieces = [(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
-        self.logits = aligned((batch, linears[-1].features[1]), dtype)
+        self.logits = aligned((batch, self.linears[-1].features[1]), self.dtype)
         self._shares = []
         for number in range(threads):
-            mine = pieces[number * len(pieces) // threads : (number + 1) * len(pieces) // threads]
-            if mine:
-                self._shares.append(_Share(self, patches, linears, mine))
+            ends = bounds[number * slices : (number + 1) * slices + 1]
+            pieces = [(a, b) for a, b in pairwise(ends) if b > a]
+            if pieces:
+                self._shares.append(_Share(self, pieces))
         self._crew = Crew()
 
-    def split(self, flat: Array) -> list[Array]:
-        """Return the parts of a flat array of parameters or gradients, in the parameters' shapes."""
-        return [
-            flat[start : start + math.prod(shape)].reshape(shape)
-            for start, shape in zip(self._starts, self._shapes, strict=False)
-        ]
+    def _lay_out(self) -> None:
+        """Say where the matrix of each patch stands in one flat array, and where the gradients do.
 
-    def _lay_out(self, patches: list[_Patch], linears: list[Linear]) -> None:
-        """Say where the matrix of each patch stands in one flat array, and where the gradients do."""
-        sources, self._folds = [], []
+        `_source` is a gather that makes all matrices from the parameters; `_folds` gather the gradients of the copies
+        of each weight, to be summed.
+        """
+        parameters = self.parameters
+        sources = [np.empty(0, int)]
+        self._folds: list[tuple[Array, Array, int, int]] = []
+        self._starts: list[int] = []
         start = 0
-        self._matrix_at: list[tuple[int, _Patch]] = []
-        for patch in patches:
+        for patch in self.patches:
             layer = patch.layer
             places = patch.places().ravel()
-            count = self._shape_size(layer.weight)
-            numbers = np.arange(count) + self._starts[layer.weight]
+            numbers = np.arange(parameters.sizes[layer.weight]) + parameters.starts[layer.weight]
             if layer.bias is not None:
-                numbers = np.concatenate([numbers, np.arange(layer.channels[1]) + self._starts[layer.bias]])
-            sources.append(np.where(places < 0, len(self.parameters), numbers[places]))
+                numbers = np.concatenate([numbers, np.arange(layer.channels[1]) + parameters.starts[layer.bias]])
+            sources.append(np.where(places < 0, len(parameters.flat), numbers[places]))
             order = np.argsort(places, kind="stable")[np.count_nonzero(places < 0) :]
-            copies = patch.patch[0] * patch.patch[1]
-            where = start + np.ascontiguousarray(order.reshape(len(numbers), copies).T)
-            self._folds.append((where, aligned(where.shape, self.dtype), layer))
-            self._matrix_at.append((start, patch))
+            copies = start + np.ascontiguousarray(order.reshape(len(numbers), -1).T)
+            scratch = aligned(copies.shape, self.dtype)
+            weights = parameters.sizes[layer.weight]
+            self._folds.append((copies[:, :weights], scratch[:, :weights], *self._span(layer.weight)))
+            if layer.bias is not None:
+                self._folds.append((copies[:, weights:], scratch[:, weights:], *self._span(layer.bias)))
+            self._starts.append(start)
             start += places.size
-        self._source = np.concatenate(sources) if sources else np.empty(0, int)
+        self._source = np.concatenate(sources)
         self._matrices = aligned(start, self.dtype)
-        self.width = start + sum(self._shape_size(n) for x in linears for n in (x.weight, x.bias) if n is not None)
-        self._linear_at = start
+        self._linear_start = start
+        self.width = start + sum(parameters.sizes[n] for x in self.linears for n in (x.weight, x.bias) if n is not None)
 
-    def _shape_size(self, number: int) -> int:
-        return math.prod(self._shapes[number])
+    def _span(self, number: int) -> Pair:
+        start = self.parameters.starts[number]
+        return start, start + self.parameters.sizes[number]
 
     def matrix(self, number: int, flat: Array | None = None) -> Array:
         """Return the matrix of patch `number`, or its part of a flat array laid out like all matrices."""
-        start, patch = self._matrix_at[number]
+        start, patch = self._starts[number], self.patches[number]
         size = patch.rows * patch.columns
         return (self._matrices if flat is None else flat)[start : start + size].reshape(patch.rows, patch.columns)
 
-    def linear_gradients(self, flat: Array, linears: list[Linear]) -> list[tuple[Array, Array | None]]:
-        """Return where in such a flat array the gradients of the linear layers go."""
-        found = []
-        start = self._linear_at
-        for layer in linears:
-            parts: list[Array | None] = []
+    def linear_gradients(self, flat: Array) -> dict[int, Array]:
+        """Return where in such a flat array the gradients of the linear layers go, by number of the parameter."""
+        found = {}
+        start = self._linear_start
+        for layer in self.linears:
             for number in (layer.weight, layer.bias):
-                if number is None:
-                    parts.append(None)
-                    continue
-                size = self._shape_size(number)
-                parts.append(flat[start : start + size].reshape(self._shapes[number]))
-                start += size
-            found.append((parts[0], parts[1]))
-        return found  # type: ignore[return-value]
+                if number is not None:
+                    size = self.parameters.sizes[number]
+                    found[number] = flat[start : start + size].reshape(self.parameters.shapes[number])
+                    start += size
+        return found
 
-    def run(self, x: Array, labels: Array) -> float:
-        """Compute `gradients` and `logits` from `parameters`, and return the mean loss."""
+    def run(self, x: Array, labels: Array, gradients: Array) -> float:
+        """Write the gradients of all parameters into a flat array, fill `logits`, and return the mean loss."""
         with single_threaded_blas():
-            if len(self._source):
-                np.take(self._parameters, self._source, out=self._matrices, mode="clip")
+            np.take(self.parameters.with_zero, self._source, out=self._matrices, mode="clip")
             losses = self._crew.run([partial(share.run, x, labels) for share in self._shares])
         total = self._shares[0].total
         for share in self._shares[1:]:
             np.add(total, share.total, out=total)
-        for where, copies, layer in self._folds:
-            np.take(total, where, out=copies, mode="clip")
-            start, size = self._starts[layer.weight], self._shape_size(layer.weight)
-            np.add.reduce(copies[:, :size], axis=0, out=self.gradients[start : start + size])
-            if layer.bias is not None:
-                start = self._starts[layer.bias]
-                np.add.reduce(copies[:, size:], axis=0, out=self.gradients[start : start + layer.channels[1]])
-        for flat, grads in self._shares[0].linear_totals:
-            start = self._starts[flat]
-            self.gradients[start : start + grads.size] = grads.ravel()
+        for copies, scratch, start, end in self._folds:
+            np.take(total, copies, out=scratch, mode="clip")
+            np.add.reduce(scratch, axis=0, out=gradients[start:end])
+        for number, gradient in self._shares[0].linear_totals.items():
+            start, end = self._span(number)
+            gradients[start:end] = gradient.ravel()
         return float(sum(losses)) / self.batch
 
 
 class _Share:
     """What one thread does: its slices of the batch, one after the other, in one set of buffers."""
 
-    def __init__(
-        self, program: Program, patches: list[_Patch], linears: list[Linear], pieces: list[tuple[int, int]]
-    ) -> None:
+    def __init__(self, program: Program, pieces: list[Pair]) -> None:
         self.pieces = pieces
         self.gradients = aligned(program.width, program.dtype)
         self.total = aligned(program.width, program.dtype) if len(pieces) > 1 else self.gradients
-        self.linear_totals = []
-        for layer, (weight, bias) in zip(linears, program.linear_gradients(self.total, linears), strict=True):
-            self.linear_totals.append((layer.weight, weight))
-            if bias is not None and layer.bias is not None:
-                self.linear_totals.append((layer.bias, bias))
-        self.tiles: dict[int, _Tile] = {}
-        for a, b in pieces:
-            if b - a not in self.tiles:
-                self.tiles[b - a] = _Tile(program, patches, linears, b - a, self.gradients)
+        self.linear_totals = program.linear_gradients(self.total)
+        self.tiles = {n: _Tile(program, n, self.gradients) for n in {b - a for a, b in pieces}}
         self.logits = program.logits
 
     def run(self, x: Array, labels: Array) -> float:
@@ -339,9 +341,8 @@ class _Share:
 class _Tile:
     """The calls for one slice of the batch, bound to their buffers."""
 
-    def __init__(
-        self, program: Program, patches: list[_Patch], linears: list[Linear], n: int, gradients: Array
-    ) -> None:
+    def __init__(self, program: Program, n: int, gradients: Array) -> None:
+        patches, linears = program.patches, program.linears
         self.n = n
         self.scale = program.dtype.type(1 / program.batch)
         self.dtype = program.dtype
@@ -349,6 +350,8 @@ class _Tile:
         self.sign_shift = program.dtype.itemsize * 8 - 1
         self.forward: list[Call] = []
         backward: list[list[Call]] = []
+        h: Array
+        gh: Array | None
 
         stages = [
             _ConvolutionCalls(self, patch, program.matrix(i), program.matrix(i, gradients), n, first=i == 0)
@@ -365,27 +368,28 @@ class _Tile:
                     result, incoming = following.interior, following.incoming
                 self.forward += stage.forward(result)
                 backward.append(stage.backward(result, incoming))
-            h: Array = result.reshape(-1, n)
-            gh: Array | None = incoming.reshape(-1, n)
+            h, gh = result.reshape(-1, n), incoming.reshape(-1, n)
         else:
-            h = self.input = aligned((linears[0].features[0], n), self.dtype)
-            gh = None
+            self.input = aligned((linears[0].features[0], n), self.dtype)
+            h, gh = self.input, None
 
-        for layer, (gw, gb) in zip(linears, program.linear_gradients(gradients, linears), strict=True):
-            w = program.views[layer.weight]
+        targets = program.linear_gradients(gradients)
+        views = program.parameters.views
+        for layer in linears:
+            w = views[layer.weight]
             z = aligned((layer.features[1], n), self.dtype)
             gz = aligned(z.shape, self.dtype)
             self.forward.append(partial(np.dot, w, h, z))
             if layer.bias is not None:
-                self.forward.append(partial(np.add, z, program.views[layer.bias][:, None], z))
+                self.forward.append(partial(np.add, z, views[layer.bias][:, None], z))
             calls: list[Call] = []
             if layer.relu:
                 self.forward.append(partial(np.maximum, z, self.dtype.type(0), out=z))
                 mask = aligned(z.shape, bool)
                 calls += [partial(np.greater, z, self.dtype.type(0), mask), partial(np.multiply, gz, mask, gz)]
-            calls.append(partial(np.dot, gz, h.T, gw))
-            if gb is not None:
-                calls.append(partial(np.add.reduce, gz, 1, None, gb))
+            calls.append(partial(np.dot, gz, h.T, targets[layer.weight]))
+            if layer.bias is not None:
+                calls.append(partial(np.add.reduce, gz, axis=1, out=targets[layer.bias]))
             if gh is not None:
                 calls.append(partial(np.dot, w.T, gz, gh))
             backward.append(calls)
@@ -412,13 +416,13 @@ class _Tile:
     def _cross_entropy(self, labels: Array) -> float:
         """loss = Σ log Σ exp(z) − z[label], gradient (softmax(z) − one-hot) / batch."""
         z, g, high = self.logits, self.g_logits, self.highest
-        np.maximum.reduce(z, 0, None, high, True)
+        np.maximum.reduce(z, axis=0, out=high, keepdims=True)
         np.subtract(z, high, g)
         true = labels * self.n + self.samples
         flat = g.reshape(-1)
         loss = -flat[true].sum(dtype=np.float64)
         np.exp(g, g)
-        np.add.reduce(g, 0, None, high, True)
+        np.add.reduce(g, axis=0, out=high, keepdims=True)
         np.divide(g, high, g)
         flat[true] -= 1
         np.multiply(g, self.scale, g)
@@ -437,7 +441,9 @@ class _ConvolutionCalls:
         fh, fw = patch.phases
         c, (h, w) = layer.channels[0], layer.size
         shape = (fh, fw, c, (h + top + bottom) // fh, (w + left + right) // fw, n)
-        inside = (..., slice(top, top + h), slice(left, left + w), slice(None)) if any((top, bottom, left, right)) else ...
+        inside = (
+            (..., slice(top, top + h), slice(left, left + w), slice(None)) if any((top, bottom, left, right)) else ...
+        )
         self.buffer = aligned(shape, dtype)
         self.interior = self.buffer[inside]  # where the layer before writes
         self.g_buffer = None if first else aligned(shape, dtype)

@@ -11,6 +11,7 @@ negative. Every result is a fresh array that nobody else refers to.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ def conv2d_weight_gradient(
     work = _work_type(x, g)
     columns = _columns(x, kernel, stride, padding, dilation, groups, work)
     rows = _innermost(g).reshape(groups, o // groups, oh * ow * n).astype(work, copy=False)
-    gw = np.matmul(rows, columns.transpose(0, 2, 1)).reshape(o, c // groups, *kernel)
+    gw: Array = np.matmul(rows, columns.transpose(0, 2, 1)).reshape(o, c // groups, *kernel)
     return gw.astype(np.result_type(x, g), copy=False)
 
 
@@ -386,16 +387,38 @@ def adam_step(
         p *= 1 - lr * weight_decay
     elif weight_decay:
         g = g + weight_decay * p
-    work = g * (1 - beta1)
-    m *= beta1
-    m += work
-    np.multiply(g, g, out=work)
-    work *= 1 - beta2
-    v *= beta2
-    v += work
-    np.sqrt(v, out=work)
-    work /= (1 - beta2**step) ** 0.5
-    work += eps
-    np.divide(m, work, out=work)
-    work *= lr / (1 - beta1**step)
-    p -= work
+    # The two corrections are taken out of the root: m / (√v / c + eps) = c m / (√v + c eps).
+    correction = (1 - beta2**step) ** 0.5
+    eps *= correction
+    rate = lr * correction / (1 - beta1**step)
+    work = np.empty(min(p.size, _ADAM_CHUNK), p.dtype)
+    for p_part, g_part, m_part, v_part in _chunks(p, g, m, v):
+        w = work[: p_part.size].reshape(p_part.shape)
+        np.multiply(g_part, 1 - beta1, out=w)
+        m_part *= beta1
+        m_part += w
+        np.multiply(g_part, g_part, out=w)
+        w *= 1 - beta2
+        v_part *= beta2
+        v_part += w
+        np.sqrt(v_part, out=w)
+        w += eps
+        np.divide(m_part, w, out=w)
+        w *= rate
+        p_part -= w
+
+
+_ADAM_CHUNK = 16384  # elements; five chunks of float32 stay in the L2 cache
+
+
+def _chunks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """Cut arrays of one shape into flat pieces that stay in the cache; arrays in another order remain whole rows."""
+    if all(a.flags.c_contiguous for a in arrays):
+        flat = [a.reshape(-1) for a in arrays]
+        for start in range(0, flat[0].size, _ADAM_CHUNK):
+            yield tuple(a[start : start + _ADAM_CHUNK] for a in flat)
+    elif arrays[0].size <= _ADAM_CHUNK:
+        yield arrays
+    else:
+        for parts in zip(*arrays, strict=True):
+            yield from _chunks(*parts)

@@ -81,9 +81,7 @@ class Crew:
         with self._lock:
             while len(self._helpers) < len(tasks) - 1:
                 self._helpers.append(_Helper())
-            pending = [
-                helper.start(task) for helper, task in zip(self._helpers, tasks[1:], strict=False)
-            ]
+            pending = [helper.start(task) for helper, task in zip(self._helpers, tasks[1:], strict=False)]
             try:
                 results = [tasks[0]()] if tasks else []
             finally:
