@@ -5,9 +5,9 @@ calls that are bound to their arguments, so that the time goes into arithmetic. 
 
 - The batch is the innermost axis in memory (see `numpy_kernels`), and a thread works through its own slice of it, small
   enough to stay in its cache, from the first layer to the last and back.
-- *Patches.* A convolution is computed for a patch of neighbouring outputs at once: the patch is a row block of one wider
-  matrix product, whose weight holds a shifted copy of the kernel per output of the patch. For LeNet-5 the matrices get
-  up to 16 times as high, which BLAS likes, and the columns 2.8 to 6 times fewer, for 1.4 to 2.6 times the arithmetic.
+- *Patches.* A convolution is computed for a patch of neighbouring outputs at once, as the rows of one higher matrix
+  product, whose weight holds a shifted copy of the kernel per output of the patch. For LeNet-5 the matrices get up to
+  16 times as high, which BLAS likes, and the columns 2.8 to 6 times fewer, for 1.4 to 2.6 times the arithmetic.
 - *Phases.* Outputs that a pool compares lie in different row blocks of that product, so pooling takes maxima of whole
   contiguous blocks. What remains of the patch is the "phase" of an output: the next layer reads its input phase by
   phase, as a strided view, and no element is ever moved only to change its place.
@@ -89,7 +89,7 @@ class _Patch:
     """How one convolution is cut into patches, and where its weight stands in the matrix of a patch.
 
     Rows of that matrix are ordered (pool row, pool column, phase row, phase column, out channel), its columns
-    (⌊row / f⌋, ⌊column / f⌋, row mod f, column mod f, in channel) of the window with the input's phases f, then the bias.
+    (⌊row / f⌋, ⌊column / f⌋, row mod f, column mod f, in channel) of the window, f the input's phases; then the bias.
     """
 
     def __init__(self, layer: Convolution, phases: Pair, block: Pair) -> None:
