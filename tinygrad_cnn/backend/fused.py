@@ -365,7 +365,7 @@ class _Tile:
                     result = aligned((fh, fw, channels, ph, pw, n), self.dtype)
                     incoming = aligned(result.shape, self.dtype)
                 else:
-                    result, incoming = following.interior, following.incoming
+                    result, incoming = following.interior, following.g_interior
                 self.forward += stage.forward(result)
                 backward.append(stage.backward(result, incoming))
             h, gh = result.reshape(-1, n), incoming.reshape(-1, n)
@@ -446,8 +446,8 @@ class _ConvolutionCalls:
         )
         self.buffer = aligned(shape, dtype)
         self.interior = self.buffer[inside]  # where the layer before writes
-        self.g_buffer = None if first else aligned(shape, dtype)
-        self.incoming = None if self.g_buffer is None else self.g_buffer[inside]
+        self.g_buffer = aligned((0,) if first else shape, dtype)
+        self.g_interior = self.g_buffer if first else self.g_buffer[inside]
         count = patch.positions[0] * patch.positions[1] * n
         self.columns = aligned((patch.columns, count), dtype)
         if layer.bias is not None:
@@ -522,7 +522,7 @@ class _ConvolutionCalls:
         else:
             turned = aligned(self.gradient.T.shape, tile.dtype)
             calls += [partial(np.dot, columns, gy.T, turned), partial(np.copyto, self.gradient, turned.T)]
-        if self.g_buffer is None:
+        if self.first:
             return calls
         (fh, fw), (ph, pw) = patch.phases, patch.positions
         spread = aligned((patch.inputs, gy.shape[1]), tile.dtype)

@@ -1,0 +1,410 @@
+"""A training step recorded once and replayed without building a graph.
+
+The first call of a `CapturedStep` runs as always and looks at the graph it recorded. If that graph is a chain this
+module knows (convolutions, ReLU, max pooling, linear layers, softmax cross-entropy), it is lowered to one fused program
+with fixed buffers, and the calls that follow run the program. Anything else runs as always, and `reason` says why.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from operator import is_
+from typing import Any
+
+from .backend import device_of, kernels
+from .backend.fused import Convolution, Linear, Parameters, Program
+from .graph import Node, Observer, Scope, Traced, is_recording, nodes_from, observing, state
+from .optim import Adam, AdamW, Optimizer
+from .tensor import Tensor
+
+__all__ = ["CapturedStep", "capture"]
+
+MOST_PROGRAMS = 4  # one per shape of batch; the one not used for longest goes first
+
+
+class NotCapturableError(Exception):
+    """Why a step cannot be replayed."""
+
+
+def capture(model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer) -> CapturedStep:
+    """Return a function `step(x, labels)` that trains `model` on one batch, replayed from the second call on.
+
+    It does what these lines do, equal up to the rounding of sums taken in another order:
+
+        optimizer.zero_grad()
+        value = loss(model(x), labels)
+        value.backward()
+        optimizer.step()
+
+    The gradients are in `p.grad` afterwards, the learning rate and all other options of the optimizer are read at each
+    call, and a batch of another shape, a changed model, mode or parameter is noticed and recorded anew. What Python
+    code inside `model` does besides calling ops is not repeated, so a branch on the values of x is not looked at again.
+
+    Args:
+        model: computes logits (N, classes) from a batch.
+        loss: `nn.CrossEntropyLoss()` or `nn.functional.cross_entropy`; other losses work, unreplayed.
+        optimizer: any; Adam and AdamW are updated in one pass over all parameters.
+
+    >>> from tinygrad_cnn import nn, optim, rand, tensor
+    >>> from tinygrad_cnn.captured import capture
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> step = capture(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()))
+    >>> x, labels = rand(5, 4), tensor([0, 1, 2, 1, 0])
+    >>> losses = [step(x, labels).item() for _ in range(3)]
+    >>> losses[2] < losses[0], step.reason
+    (True, None)
+    """
+    return CapturedStep(model, loss, optimizer)
+
+
+class CapturedStep:
+    """What `capture()` returns: call it with a batch and its labels.
+
+    Attributes:
+        reason: why the last call ran as always and was not recorded for replay; None if it was, or was replayed.
+        replays: how many calls were replayed.
+        logits: what the model said in the last call, (N, classes), without a graph.
+    """
+
+    def __init__(self, model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer) -> None:
+        self.model = model
+        self.loss = loss
+        self.optimizer = optimizer
+        self.reason: str | None = None
+        self.replays = 0
+        self.logits: Any = None
+        self._chain: _Chain | None = None
+        self._programs: OrderedDict[Any, Program] = OrderedDict()
+        self._refused: dict[Any, str] = {}
+
+    def __call__(self, x: Any, labels: Any) -> Any:
+        x = x if isinstance(x, Traced) else Tensor(x)
+        array, targets = x.array, labels.array if isinstance(labels, Traced) else labels
+        self.reason = _unsuitable(x, targets)
+        if self.reason is not None:
+            return self._run(x, labels)
+        if self._chain is not None and not self._chain.holds(self.optimizer):
+            self.release()
+        key = (array.shape, array.dtype, targets.shape)
+        self.reason = self._refused.get(key)
+        if self.reason is not None:
+            return self._run(x, labels)
+        program = self._programs.get(key)
+        if self._chain is None or program is None:
+            return self._run(x, labels, key)
+        if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < program.logits.shape[1]:
+            self.reason = "some labels are not classes of the model"
+            return self._run(x, labels)
+        self._programs.move_to_end(key)
+        return self._replay(self._chain, program, array, targets)
+
+    def release(self) -> None:
+        """Forget what was recorded and give the buffers back; the next call records anew."""
+        self._chain = None
+        self._programs.clear()
+        self._refused.clear()
+
+    def _run(self, x: Any, labels: Any, key: Any = None) -> Any:
+        """Run the step as always, and record it under `key` if one is given."""
+        self.optimizer.zero_grad()
+        seen = _Recorder()
+        if key is None:
+            output = self.model(x)
+            value = self.loss(output, labels)
+        else:
+            with observing(seen):
+                output = self.model(x)
+                value = self.loss(output, labels)
+            self._record(key, seen, x, labels, output, value)
+        value.backward()
+        self.optimizer.step()
+        self.logits = output.detach() if isinstance(output, Tensor) else None
+        return value
+
+    def _record(self, key: Any, seen: _Recorder, x: Any, labels: Any, output: Any, value: Any) -> None:
+        try:
+            chain = _Chain(seen, x, labels, output, value, self.optimizer)
+        except NotCapturableError as reason:
+            self.reason = self._refused[key] = str(reason)
+            return
+        if self._chain is None or not self._chain.equals(chain):
+            self.release()
+            self._chain = chain
+        self._programs[key] = Program(self._chain.layers, self._chain.store, len(x.array))
+        while len(self._programs) > MOST_PROGRAMS:
+            self._programs.popitem(last=False)
+
+    def _replay(self, chain: _Chain, program: Program, array: Any, targets: Any) -> Any:
+        self.optimizer.zero_grad()
+        chain.adopt()
+        gradients = chain.store.empty()
+        loss = program.run(array, targets, gradients)
+        for p, g in zip(chain.tensors, chain.store.split(gradients), strict=True):
+            p.grad = p.result_type.made(g)
+        if not chain.update_flat(self.optimizer, gradients):
+            self.optimizer.step()
+        self.replays += 1
+        self.logits = Tensor.made(program.logits.copy())
+        return Tensor.made(program.dtype.type(loss).reshape(()))
+
+
+def _unsuitable(x: Any, targets: Any) -> str | None:
+    """Return why this call cannot even be looked at, or None."""
+    if state.observers:
+        return "the run is being observed"
+    if not is_recording():
+        return "recording is off (no_grad)"
+    if device_of(x.array).kind != "cpu":
+        return f"x is on {device_of(x.array)}, and replay is for the CPU"
+    if x.requires_grad:
+        return "x requires a gradient"
+    if len(x.array.shape) not in (2, 4) or not len(x.array):
+        return f"x has shape {x.array.shape}; replay takes non-empty batches (n, features) or (n, c, h, w)"
+    if getattr(getattr(targets, "dtype", None), "kind", "") not in "iu" or targets.shape != x.array.shape[:1]:
+        return "the labels are not an integer array with one number per sample"
+    return None
+
+
+class _Recorder(Observer):
+    """Counts the ops of the forward pass and collects the modules called."""
+
+    def __init__(self) -> None:
+        self.ops: list[str] = []
+        self.modules: list[Any] = []
+
+    def op_finished(self, op: Any, inputs: tuple[Any, ...], options: dict[str, Any], output: Any, result: Any) -> None:
+        self.ops.append(op.name)
+
+    def scope_entered(self, scope: Scope) -> None:
+        self.modules.append(scope.module)
+
+
+class _Chain:
+    """A recorded step as layers and parameters, with what must stay as it was for a replay to be right."""
+
+    def __init__(self, seen: _Recorder, x: Any, labels: Any, output: Any, value: Any, optimizer: Optimizer) -> None:
+        for module in seen.modules:
+            if "_hooks" in vars(module):
+                raise NotCapturableError(f"{type(module).__name__} has hooks")
+        self.tensors: list[Any] = []
+        self.layers = _lower(value, output, x, labels, self.tensors, len(seen.ops))
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for p in self.tensors:
+            if id(p) not in held:
+                raise NotCapturableError("the optimizer does not hold all parameters of the model")
+            if p.array.dtype != x.array.dtype or p.hooks or not p.requires_grad:
+                raise NotCapturableError("a parameter has hooks, is frozen, or has another type than x")
+        self.dtype = x.array.dtype
+        self.modules = [(module, _contents(module)) for module in seen.modules]
+        self.groups = [(group, group["params"], len(group["params"])) for group in optimizer.param_groups]
+        self.store = Parameters([p.array.shape for p in self.tensors], self.dtype)
+        self.moments = [self.store.empty(), self.store.empty()]
+        self.moment_views = [self.store.split(m) for m in self.moments]
+
+    def equals(self, other: _Chain) -> bool:
+        """Return whether another recording found the same layers and parameters."""
+        return self.layers == other.layers and all(
+            a is b for a, b in zip(self.tensors, other.tensors, strict=True)
+        )  # equal layers have equally many parameters
+
+    def holds(self, optimizer: Optimizer) -> bool:
+        """Return whether model and optimizer are still what was recorded; values and options may have changed."""
+        groups = optimizer.param_groups
+        return (
+            len(groups) == len(self.groups)
+            and all(
+                now is then and now["params"] is params and len(params) == count
+                for now, (then, params, count) in zip(groups, self.groups, strict=True)
+            )
+            and all(
+                p.requires_grad and not p.hooks and p.array.dtype == self.dtype and p.array.shape == shape
+                for p, shape in zip(self.tensors, self.store.shapes, strict=True)
+            )
+            and all(_same(_contents(module), then) for module, then in self.modules)
+        )
+
+    def adopt(self) -> None:
+        """Let the parameters live in the flat array, taking over values that were assigned in the meantime."""
+        for p, view in zip(self.tensors, self.store.views, strict=True):
+            if p.array is not view:
+                view[...] = p.array
+                p.array = view
+
+    def update_flat(self, optimizer: Optimizer, gradients: Any) -> bool:
+        """Take one step of Adam over all parameters at once; return False if this is not that simple."""
+        if type(optimizer) not in (Adam, AdamW) or len(optimizer.param_groups) != 1:
+            return False
+        group = optimizer.param_groups[0]
+        if group["amsgrad"] or group["l1"] or group["maximize"]:
+            return False
+        states = [optimizer.state.get(p) for p in self.tensors]
+        if len({0 if held is None else held["step"] for held in states}) != 1:
+            return False
+        for p, held, m, v in zip(self.tensors, states, *self.moment_views, strict=True):
+            if held is None:
+                m[...] = v[...] = 0
+                optimizer.state[p] = {"step": 0, "exp_avg": m, "exp_avg_sq": v}
+            elif held["exp_avg"] is not m or held["exp_avg_sq"] is not v:
+                m[...], v[...] = held["exp_avg"], held["exp_avg_sq"]
+                held["exp_avg"], held["exp_avg_sq"] = m, v
+        for p in self.tensors:
+            optimizer.state[p]["step"] += 1
+            p.edited()
+        kernels(gradients).adam_step(
+            self.store.flat,
+            gradients,
+            *self.moments,
+            step=optimizer.state[self.tensors[0]]["step"],
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            decoupled=group["decoupled_weight_decay"],
+        )
+        return True
+
+
+def _contents(module: Any) -> list[Any]:
+    """Return what a module's attributes refer to, lists and dicts opened, and its mode."""
+    found: list[Any] = [module.training]
+    for value in vars(module).values():
+        if isinstance(value, dict):
+            found.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            found.extend(value)
+        else:
+            found.append(value)
+    return found
+
+
+def _same(now: list[Any], then: list[Any]) -> bool:
+    return len(now) == len(then) and all(map(is_, now, then))
+
+
+# From the recorded graph to layers ------------------------------------------------------------------------------------
+
+
+def _lower(value: Any, output: Any, x: Any, labels: Any, tensors: list[Any], ops: int) -> list[Convolution | Linear]:
+    """Return the layers of a recorded step, first to last, and collect their parameters in `tensors`.
+
+    Raises:
+        NotCapturableError: the graph is not a chain of layers that end in a mean cross-entropy.
+    """
+    if not isinstance(value, Traced) or value.node is None:
+        raise NotCapturableError("the loss was not recorded")
+    count = len(nodes_from([value]))
+    if ops != count:
+        raise NotCapturableError(f"the step runs {ops} ops, but its loss depends on {count} of them")
+    steps = _Walk(value)
+    logits = steps.cross_entropy(labels)
+    if logits is not output:
+        raise NotCapturableError("the loss is not the cross-entropy of what the model returned")
+    layers: list[Convolution | Linear] = []
+    while steps.value is not x:
+        layers.insert(0, steps.layer(tensors))
+    if steps.taken != count:
+        raise NotCapturableError("the graph has branches")
+    if not layers or not isinstance(layers[-1], Linear):
+        raise NotCapturableError("the last layer is not linear")
+    if len({id(p) for p in tensors}) != len(tensors):
+        raise NotCapturableError("layers share parameters")
+    return layers
+
+
+class _Walk:
+    """Follows a chain of nodes from its end to its start, taking what it expects."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.taken = 0
+
+    @property
+    def name(self) -> str:
+        """The op that made the current value."""
+        node = self.value.node if isinstance(self.value, Traced) else None
+        return "nothing recorded" if node is None else str(node.op.name)
+
+    def take(self, name: str) -> Node:
+        """Step over a node of this op, to its first input."""
+        if self.name != name:
+            raise NotCapturableError(f"expected {name}, found {self.name}")
+        node: Node = self.value.node
+        if node.hooks:
+            raise NotCapturableError(f"the result of {name} has hooks")
+        self.value = (node.inputs or (None,))[0]
+        self.taken += 1
+        return node
+
+    def cross_entropy(self, labels: Any) -> Any:
+        """Take mean(−pick(log_softmax(logits), labels)) and return the logits."""
+        axis = self.take("mean").options.get("axis")
+        if axis not in (None, 0, (0,)):
+            raise NotCapturableError("the loss is not the mean over the batch")
+        self.take("neg")
+        picked = self.take("pick").inputs or ()
+        if picked[1] is not labels and picked[1] is not getattr(labels, "array", None):
+            raise NotCapturableError("the loss does not use the labels as they were given")
+        if self.take("log_softmax").options["axis"] % 2 != 1:
+            raise NotCapturableError("log_softmax is not along the classes")
+        return self.value
+
+    def parameter(self, tensors: list[Any], value: Any) -> int:
+        """Note a parameter and return its number."""
+        if not isinstance(value, Traced) or value.node is not None or not value.requires_grad:
+            raise NotCapturableError("a weight was computed or needs no gradient")
+        tensors.append(value)
+        return len(tensors) - 1
+
+    def layer(self, tensors: list[Any]) -> Convolution | Linear:
+        """Take one layer: its activation and pool, in either order, then a linear layer or a convolution."""
+        relu, pool = False, (1, 1)
+        if self.name == "reshape":
+            node = self.take("reshape")
+            before = self.value.array.shape
+            if len(before) != 4 or node.output.shape != (before[0], before[1] * before[2] * before[3]):
+                raise NotCapturableError("a reshape is not that of flattening images")
+        while self.name in ("relu", "max_pool2d"):
+            if self.name == "relu":
+                if self.take("relu").options["at_zero"] != 0:
+                    raise NotCapturableError("a relu has another derivative at 0 than 0")
+                relu = True
+            else:
+                options = self.take("max_pool2d").options
+                plain = {"padding": ((0, 0), (0, 0)), "dilation": (1, 1), "ceil_mode": False, "ties": "first"}
+                if (
+                    pool != (1, 1)
+                    or any(options[name] != value for name, value in plain.items())
+                    or options["stride"] != options["kernel"]
+                    or not all(size in (1, 2) for size in options["kernel"])
+                ):
+                    raise NotCapturableError("a max pool is not a plain 2 x 2 one with stride 2")
+                pool = options["kernel"]
+        if self.name == "linear":
+            _, weight, *bias = self.take("linear").inputs or ()
+            if pool != (1, 1) or len(self.value.array.shape) != 2:
+                raise NotCapturableError("a linear layer does not read (n, features)")
+            return Linear(
+                self.parameter(tensors, weight),
+                self.parameter(tensors, bias[0]) if bias and bias[0] is not None else None,
+                (weight.array.shape[1], weight.array.shape[0]),
+                relu,
+            )
+        node = self.take("conv2d")
+        _, weight, *bias = node.inputs or ()
+        if node.options["groups"] != 1:
+            raise NotCapturableError("a convolution has groups")
+        out, into, kh, kw = weight.array.shape
+        return Convolution(
+            self.parameter(tensors, weight),
+            self.parameter(tensors, bias[0]) if bias and bias[0] is not None else None,
+            (into, out),
+            self.value.array.shape[2:],
+            (kh, kw),
+            node.options["stride"],
+            node.options["padding"],
+            node.options["dilation"],
+            relu,
+            pool,
+        )
