@@ -27,7 +27,7 @@ def twins(make):
 
 def batch(rng, n, shape=(1, 28, 28), classes=10, dtype="float64"):
     x = rng.random((n, *shape))
-    x[:, :, :9] = 0  # as on MNIST, where whole windows of a pool are equal
+    x[..., :3] = 0  # as on MNIST, where whole windows of a pool are equal
     return Tensor(x.astype(dtype)), rng.integers(0, classes, n)
 
 
@@ -94,7 +94,9 @@ NETWORKS = {
     "pool without relu": ((2, 8, 6), lambda: [nn.Conv2d(2, 3, 3), nn.MaxPool2d(2), *head(18)]),
     "pool along one axis": (
         (1, 9, 9),
-        lambda: [nn.Conv2d(1, 2, 2), nn.ReLU(), nn.MaxPool2d((2, 1)), nn.Conv2d(2, 3, 3), nn.MaxPool2d((1, 2)), *head(18)],
+        lambda: [
+            nn.Conv2d(1, 2, 2), nn.ReLU(), nn.MaxPool2d((2, 1)), nn.Conv2d(2, 3, 3), nn.MaxPool2d((1, 2)), *head(18),
+        ],
     ),
     "pool that leaves rows over": ((1, 10, 8), lambda: [nn.Conv2d(1, 2, 2), nn.ReLU(), nn.MaxPool2d(2), *head(24)]),
     "three convolutions": (
@@ -142,10 +144,10 @@ def tied():
 
 
 UNKNOWN = {
-    "branches": (Residual, None),
-    "ops beside": (Counting, "2 ops|ops, but"),
-    "tanh": (lambda: nn.Sequential(nn.Linear(7, 4), nn.Tanh()), "tanh"),
-    "dropout": (lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(7, 4)), "dropout"),
+    "branches": (Residual, "layer"),
+    "ops beside": (Counting, "ops, but its loss depends"),
+    "tanh": (lambda: nn.Sequential(nn.Linear(7, 4), nn.Tanh()), "tanh is no layer"),
+    "dropout": (lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(7, 4)), "depends on"),
     "shared": (tied, "share"),
     "slope at 0": (lambda: nn.Sequential(nn.Linear(7, 7), nn.ReLU(at_zero=1), nn.Linear(7, 4)), "derivative at 0"),
 }
@@ -161,8 +163,7 @@ def test_what_is_no_known_chain_runs_as_always_and_says_why(make, reason):
         step(x, labels)
         assert step.replays == 0
         assert step.reason
-    if reason:
-        assert pytest.importorskip("re").search(reason, step.reason)
+    assert reason in step.reason
 
 
 def test_other_losses_run_as_always():
@@ -223,7 +224,7 @@ def test_a_loaded_optimizer_state_is_used():
 
 
 def test_a_replaced_layer_is_recorded_anew():
-    step, theirs, twin, x, labels = prepared(OPTIMIZERS["SGD"])
+    step, _, _, x, labels = prepared(OPTIMIZERS["SGD"])
     new = nn.Linear(3, 5)
     step.model[0].weight = new.weight
     step.optimizer = optim.SGD(step.model.parameters(), lr=0.1)
@@ -236,7 +237,7 @@ def test_a_replaced_layer_is_recorded_anew():
 
 
 def test_hooks_registered_later_are_called():
-    step, theirs, twin, x, labels = prepared()
+    step, _, _, x, labels = prepared()
     calls = []
     step.model[0].register_forward_hook(lambda module, inputs, output: calls.append(1))
     step(x, labels)
@@ -246,7 +247,7 @@ def test_hooks_registered_later_are_called():
 
 
 def test_a_frozen_parameter_is_noticed():
-    step, theirs, twin, x, labels = prepared(OPTIMIZERS["SGD"])
+    step, _, _, x, labels = prepared(OPTIMIZERS["SGD"])
     step.model[0].weight.requires_grad_(False)
     before = step.model[0].weight.array.copy()
     step(x, labels)
@@ -256,18 +257,18 @@ def test_a_frozen_parameter_is_noticed():
 
 
 def test_labels_that_are_no_classes_raise_as_they_always_do():
-    step, theirs, twin, x, labels = prepared()
-    with pytest.raises(TinygradError, match="0 ... 2"):
+    step, _, _, x, *_ = prepared()
+    with pytest.raises(TinygradError, match=r"0 \.\.\. 2"):
         step(x, np.array([0, 1, 2, 3]))
 
 
 def test_ignored_labels_do_not_count_in_a_replay_either():
-    step, theirs, twin, x, labels = prepared()
+    step, theirs, twin, x, *_ = prepared()
     agree(step, theirs, twin, x, np.array([0, -100, 2, 1]))
 
 
 def test_observers_see_every_op_of_a_captured_step():
-    step, theirs, twin, x, labels = prepared()
+    step, _, _, x, labels = prepared()
     seen = []
 
     class Names(Observer):
@@ -281,13 +282,13 @@ def test_observers_see_every_op_of_a_captured_step():
 
 
 def test_without_recording_the_step_fails_as_it_does_uncaptured():
-    step, theirs, twin, x, labels = prepared()
+    step, _, _, x, labels = prepared()
     with no_grad(), pytest.raises(TinygradError):
         step(x, labels)
 
 
 def test_results_of_one_call_stay_as_they_are_during_the_next():
-    step, theirs, twin, x, labels = prepared()
+    step, _, _, x, labels = prepared()
     loss, logits = step(x, labels), step.logits
     gradient = step.model[0].weight.grad
     kept = loss.array.copy(), logits.array.copy(), gradient.array.copy()

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import graph
 from .backend import namespace
+from .backend.device import namespaces
 from .backend.exposure import changed, exposed
 from .errors import GraphError, ShapeError
 from .graph import Node, Traced, state
@@ -153,6 +154,8 @@ def _walk(
                     continue
                 array = x.array
                 raw = gx.array if isinstance(gx, Traced) else gx
+                if raw.__class__ not in namespaces:  # arithmetic on arrays without axes gives NumPy's scalars
+                    gx = raw = namespace(array).asarray(raw)
                 if raw.shape != array.shape:
                     if not op.broadcasts:
                         raise ShapeError(

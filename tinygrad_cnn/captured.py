@@ -329,7 +329,7 @@ class _Walk:
     def take(self, name: str) -> Node:
         """Step over a node of this op, to its first input."""
         if self.name != name:
-            raise NotCapturableError(f"expected {name}, found {self.name}")
+            raise NotCapturableError(f"{self.name} stands where replay knows {name}")
         node: Node = self.value.node
         if node.hooks:
             raise NotCapturableError(f"the result of {name} has hooks")
@@ -391,6 +391,8 @@ class _Walk:
                 (weight.array.shape[1], weight.array.shape[0]),
                 relu,
             )
+        if self.name != "conv2d":
+            raise NotCapturableError(f"{self.name} is no layer that replay knows")
         node = self.take("conv2d")
         _, weight, *bias = node.inputs or ()
         if node.options["groups"] != 1:
