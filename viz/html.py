@@ -203,10 +203,37 @@ def _walked(loss: Traced, images: bool) -> GraphIR:
             x.grad = None
         with record(maps=images, elements=elements) as recorder:
             walk(retain_graph=True)
-        return recorder.graph
+        return _freeing(recorder.graph)
     finally:
         for x, grad in before:
             x.grad = grad
+
+
+def _freeing(graph: GraphIR) -> GraphIR:
+    """Replace the bytes alive of a walk that kept the graph by those of an ordinary one, which frees as it goes."""
+    sizes = {value.id: value.bytes for value in graph.values}
+    leaves = {value.id for value in graph.values if value.maker is None}
+    nodes = {node.id: node for node in graph.nodes}
+    for walk in graph.walks:
+        holders: dict[str, int] = {}
+        for step in walk.steps:
+            for entry in nodes[step.node].saved:
+                holders[entry.value] = holders.get(entry.value, 0) + 1
+        held = sum(sizes[id] for id in holders if id not in leaves)
+        flying = {seed.value: sizes[seed.value] for seed in walk.seeds}
+        for step in walk.steps:
+            node = nodes[step.node]
+            step.bytes_before = held + sum(flying.values())
+            for contribution in step.contributions:
+                flying[contribution.value] = sizes[contribution.value]
+            flying.pop(node.output, None)
+            for entry in node.saved:
+                holders[entry.value] -= 1
+                if holders[entry.value] == 0 and entry.value not in leaves:
+                    held -= sizes[entry.value]
+            step.bytes_after = held + sum(flying.values())
+            step.freed = True
+    return graph
 
 
 # ------------------------------------------------------------------------------------------------ packing
@@ -467,9 +494,7 @@ class _Packer:
         """Return the geometry of a convolution for the microscope."""
         if node.kind != "conv2d" or len(value.shape) != 4 or len(node.inputs) < 2:
             return None
-        x, weight = node.inputs[0].value, node.inputs[1].value
-        bias = node.inputs[2].value if len(node.inputs) > 2 else None
-        if x is None or weight is None:
+        if node.inputs[0].value is None or node.inputs[1].value is None:
             return None
         try:
             options = {key: ast.literal_eval(text) for key, text in node.options.items()}
@@ -477,15 +502,7 @@ class _Packer:
             stride, dilation, groups = list(options["stride"]), list(options["dilation"]), int(options["groups"])
         except (KeyError, TypeError, ValueError, SyntaxError):
             return None  # a conv2d of another make
-        return {
-            "x": self.position[x],
-            "w": self.position[weight],
-            "b": None if bias is None else self.position[bias],
-            "stride": stride,
-            "dilation": dilation,
-            "groups": groups,
-            "pad": [top, left],
-        }
+        return {"stride": stride, "dilation": dilation, "groups": groups, "pad": [top, left]}
 
     # -- backward
 

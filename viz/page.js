@@ -90,7 +90,8 @@ const S = { min: 0, max: 1, mean: 2, std: 3, norm: 4, zeros: 5, bad: 6, hist: 7,
 const norm = (s) => (s ? number(s[S.norm]) : null);
 const isOp = (node) => node.role === "op";
 const label = (node) => (isOp(node) ? node.op : (node.name || node.role).split(".").slice(-2).join("."));
-const full = (node) => (isOp(node) ? node.id : `${node.role} ${node.name || node.id}`);
+const role = (node) => (node.role === "parameter" && !node.out.some(([t]) => nodes[t].scope >= 0) ? "leaf" : node.role);
+const full = (node) => (isOp(node) ? node.id : `${role(node)} ${node.name || node.id}`);
 
 modules.forEach((module, m) => { module.m = m; module.depth = module.parent >= 0 ? modules[module.parent].depth + 1 : 1; module.members = []; module.kids = []; });
 modules.forEach((module) => { if (module.parent >= 0) modules[module.parent].kids.push(module.m); });
@@ -182,7 +183,7 @@ function visibleCount() {
 // x by isotonic regression (pool adjacent violators) per layer. Parameters hang at the left of the op that reads
 // them, so the chain of ops stays a straight line.
 
-const SIZE = { op: [176, 78], leaf: [118, 50], input: [150, 64], group: [196, 92], gapX: 26, gapY: 44 };
+const SIZE = { op: [176, 76], leaf: [126, 58], input: [156, 76], group: [196, 78], gapX: 26, gapY: 44 };
 const LONG = 60;             // edges over more layers than this are drawn as one curve, without dummies
 
 function arrange() {
@@ -338,10 +339,17 @@ function place(units, links, frames) {
     for (const u of L) { x[u] = c + left[u]; c += left[u] + right[u] + SIZE.gapX; }
     for (const u of L) x[u] -= c / 2;
   }
+  // An op follows the ops around it rather than edges that pass by: the main path stays straight, shortcuts bend.
+  const wish = (u, near) => {
+    let sum = 0, total = 0;
+    const ops = u < n && near.some((v) => v < n);
+    for (const v of near) { const w = ops ? (v < n ? 1 : 0) : u >= n && v < n ? 0.3 : 1; sum += w * x[v]; total += w; }
+    return total ? sum / total : x[u];
+  };
   for (let s = 0; s < 8; s++) {
     for (let q = 0; q < ranks; q++) {
       const L = kept[s % 2 ? ranks - 1 - q : q], near = s % 2 ? down : up;
-      straighten(L, x, left, right, (u) => (near[u].length ? near[u].reduce((sum, v) => sum + x[v], 0) / near[u].length : x[u]), (u) => (u < n ? 1 : 3));
+      straighten(L, x, left, right, (u) => wish(u, near[u]), (u) => (u < n ? 1 : 0.3));
     }
   }
   // Rows: room above for the labels of frames that begin there, and below for their ends.
@@ -453,7 +461,7 @@ function curve(e) {
     else { const half = (py - y) / 2; d += `C${f(x)} ${f(y + half)} ${f(px)} ${f(py - half)} ${f(px)} ${f(py)}`; }
     x = px; y = py;
   }
-  return d;
+  return `${d}M${f(x - 4)} ${f(y - 6)}L${f(x)} ${f(y - 1)}L${f(x + 4)} ${f(y - 6)}`;
 }
 
 // ---------------------------------------------------------------------------------------------- drawing
@@ -463,7 +471,7 @@ const FAMILY = [
   ["conv", /conv/], ["pool", /pool/], ["norm", /norm/], ["loss", /loss/], ["dense", /linear|matmul|einsum/],
   ["activation", /activ|softmax/], ["elementwise", /elementwise/],
 ];
-const FAMILY_NAMES = { conv: "convolution", pool: "pooling", norm: "normalisation", loss: "loss", dense: "matrix product", activation: "activation", elementwise: "elementwise", other: "other op", parameter: "parameter", input: "input" };
+const FAMILY_NAMES = { conv: "convolution", pool: "pooling", norm: "normalisation", loss: "loss", dense: "matrix product", activation: "activation", elementwise: "elementwise", other: "other op", parameter: "leaf with a gradient", input: "input" };
 function family(node) {
   if (!isOp(node)) return node.role === "parameter" ? "parameter" : "input";
   for (const [name, pattern] of FAMILY) if (pattern.test(node.op) || pattern.test(node.family || "")) return name;
@@ -518,8 +526,11 @@ function resize() {
   for (const layer of [edgeLayer, litLayer]) { layer.setAttribute("width", drawing.width); layer.setAttribute("height", drawing.height); }
   world.style.transform = state.zoom === 1 ? "" : `scale(${state.zoom})`;
   // A transformed child keeps its layout size; a negative margin takes the rest of the scroll area away.
+  world.style.marginLeft = `${left()}px`;
   world.style.marginRight = `${drawing.width * (state.zoom - 1)}px`; world.style.marginBottom = `${drawing.height * (state.zoom - 1)}px`;
 }
+// A graph narrower than the stage stands in its middle.
+const left = () => Math.max(0, ($("canvas").clientWidth - (drawing.width - 60) * state.zoom) / 2 - 10);
 function nodeElement(box) {
   const node = boxNode(box);
   const e = el("button", { type: "button", tabindex: "-1", class: "node" },
@@ -531,7 +542,7 @@ function nodeElement(box) {
   return e;
 }
 function frameElement(frame) {
-  const f = el("div", { class: "frame" }, el("button", { type: "button", text: `▾ ${short(frame.module.path)} ${frame.module.cls}`, title: `Collapse ${frame.module.path}`, "data-module": frame.module.m, "aria-label": `Collapse module ${frame.module.path}`, tabindex: "-1" }));
+  const f = el("div", { class: "frame" }, el("button", { type: "button", text: `▾ ${short(frame.module.path)}${frame.module.path === frame.module.cls ? "" : ` ${frame.module.cls}`}`, title: `Collapse ${frame.module.path}`, "data-module": frame.module.m, "aria-label": `Collapse module ${frame.module.path}`, tabindex: "-1" }));
   f.style.left = `${frame.x0}px`; f.style.top = `${frame.y0}px`; f.style.width = `${frame.x1 - frame.x0}px`; f.style.height = `${frame.y1 - frame.y0}px`;
   return f;
 }
@@ -542,7 +553,7 @@ function valueText(s, what) {
   if (s[S.bad]) return `${s[S.bad]} NaN/inf!`;
   if (s[S.values] && s[S.values].length === 1) return `${what} ${fmt(s[S.values][0])}`;
   if (s[S.values] && s[S.values].length <= 3) return `${what} [${s[S.values].map(fmt).join(", ")}]`;
-  return `‖${what}‖ ${fmt(s[S.norm])}`;
+  return `${what ? `‖${what}‖` : "norm"} ${fmt(s[S.norm])}`;
 }
 const reached = (i, s) => !forwardAt.has(i) || forwardAt.get(i) <= s;
 function arrivedAt(node, s) { let k = 0; for (const c of node.arrivals) if (c.step <= s) k++; return k; }
@@ -570,6 +581,8 @@ function refresh(all) {
   const touched = new Set();
   if (step.n !== undefined) touched.add(step.n);
   const gets = new Set(step.kind === "backward" ? step.record.to.map((c) => c.target) : []);
+  const held = new Set();   // whose values the rules of this step read
+  if (step.kind === "backward") for (const [what, , why] of nodes[step.n].saved) if (why) held.add(what === "y" ? step.n : nodes[step.n].inputs[nodes[step.n].args.indexOf(what)]);
   const wrong = state.breaking ? verdicts() : null;
   const ramp = rampOf(state.paint);
   for (const box of drawing.order) {
@@ -581,6 +594,7 @@ function refresh(all) {
     if (active) cls += step.kind === "forward" ? " now" : step.kind === "start" || step.kind === "done" ? "" : " now backward";
     else if (gets.size && (inside ? inside.some((i) => gets.has(i)) : gets.has(box.node))) cls += " gets";
     if (isOp(node) && node.back && node.back.freed && node.back.step <= s) cls += " freed";
+    if (held.size && box.kind !== "group" && held.has(box.node)) cls += " saved";
     const selected = inside ? state.selected === -2 - box.module || inside.includes(state.selected) : state.selected === box.node;
     if (selected) cls += " selected";
     let hits = 0;
@@ -601,8 +615,8 @@ function refresh(all) {
       if (bad) cls += " hatched";
     } else if (node.data && node.data[S.bad] && reached(node.i, s)) cls += " hatched";
     const title = box.kind === "group" ? `▸ ${short(modules[box.module].path)}` : label(node);
-    const aside = metric || (box.kind === "group" ? modules[box.module].cls : isOp(node) ? (node.scope >= 0 ? short(modules[node.scope].path) : "") : node.role === "parameter" && node.out.length ? "" : node.role);
-    const second = box.kind === "group" ? `${plural(modules[box.module].ops.length, "op")}${modules[box.module].params ? `, ${count(modules[box.module].params)} parameters` : ""} → ${shapeText(node.shape)}` : `${shapeText(node.shape)}${node.dtype && !isOp(node) && box.kind !== "leaf" ? ` ${node.dtype}` : ""}`;
+    const aside = metric || (box.kind === "group" ? modules[box.module].cls : isOp(node) ? (node.scope >= 0 ? short(modules[node.scope].path) : "") : role(node) === "parameter" && node.out.length ? "" : role(node));
+    const second = box.kind === "group" ? `${plural(modules[box.module].ops.length, "op")} → ${shapeText(node.shape)}` : `${shapeText(node.shape)}${node.dtype && !isOp(node) && box.kind !== "leaf" ? ` ${node.dtype}` : ""}`;
     const value = box.kind === "leaf" ? "" : valueText(node.data, "y").replace("y", isOp(node) ? "y" : "x");
     const grad = gradientText(node, s);
     const asked = state.quiz && state.quiz.list.some((c) => c.target === node.i) ? "gradient: ?" : grad;
@@ -615,6 +629,8 @@ function refresh(all) {
       if (aside) e.k.append(" ", el("small", { text: aside }));
       if (hits > 1) e.k.append(el("span", { class: "badge", text: hits, title: `${hits} matches inside` }));
       e.s.textContent = second; e.v.textContent = value; e.g.textContent = asked;
+      e.g.className = /^(no grad|gradient: )/.test(asked) ? "g" : "g has";
+      e.v.hidden = box.kind === "leaf";
       if (painted) { e.style.setProperty("--paint", painted[0]); e.style.setProperty("--on-paint", painted[1]); }
       e.setAttribute("aria-label", `${title}${aside ? `, ${aside}` : ""}, ${second}${reached(node.i, s) && value ? `, ${value}` : ""}, ${asked}${/ wrong/.test(cls) ? ", wrong gradient" : ""}`);
       e.title = `${full(node)}\n${second}`;
@@ -747,7 +763,7 @@ function minimap() {
 function show(i, center) {   // bring the box of node i into view
   const box = drawing.boxOf[i], stage = $("canvas");
   if (!box) return;
-  const x = box.x * state.zoom, y = box.y * state.zoom, w = stage.clientWidth, h = stage.clientHeight;
+  const x = box.x * state.zoom + left(), y = box.y * state.zoom, w = stage.clientWidth, h = stage.clientHeight;
   const inX = x - box.w / 2 * state.zoom > stage.scrollLeft && x + box.w / 2 * state.zoom < stage.scrollLeft + w;
   const inY = y - 90 > stage.scrollTop && y + 90 < stage.scrollTop + h;
   if (!center && inX && inY) return;
@@ -861,9 +877,9 @@ function buildPlayer() {
   const speed = el("select", { "aria-label": "Speed", onchange: (e) => { state.speed = Number(e.target.value); if (state.playing) { play(); play(); } } },
     ...[["slow", 1800], ["normal", 900], ["fast", 250], ["very fast", 60]].map(([text, ms]) => el("option", { value: ms, text, selected: ms === 900 })));
   $("player").append(
-    b("first", "⏮", "First step (Home)", () => go(0)), b("prev", "◀", "Step back (Left arrow)", () => go(state.step - 1)),
+    b("first", "|◀", "First step (Home)", () => go(0)), b("prev", "◀", "Step back (Left arrow)", () => go(state.step - 1)),
     b("play", "▶ Play", "Play or pause (Space)", play), b("next", "▶", "Next step (Right arrow)", forward),
-    b("last", "⏭", "Last step (End)", () => go(steps.length - 1, { quiz: false })), player.slider, player.phase, speed,
+    b("last", "▶|", "Last step (End)", () => go(steps.length - 1, { quiz: false })), player.slider, player.phase, speed,
     el("span", { id: "memory", title: "Bytes the graph keeps alive for the backward pass" }, "alive", el("span", { class: "track" }, player.fill), player.bytes),
     b("toback", "To the loss", "Jump to where the backward pass begins", () => go(Math.min(firstBack, steps.length - 1), { quiz: false })),
     b("predict", "Predict", "Predict mode: say the next gradient before it is shown", () => setPredict(!state.predict)),
@@ -913,7 +929,7 @@ function play() {
   if (state.playing) { clearInterval(state.playing); state.playing = null; player.play.textContent = "▶ Play"; return; }
   if (state.step === steps.length - 1) go(0);
   state.playing = setInterval(() => { if (state.quiz) return; go(state.step + 1); }, state.speed);
-  player.play.textContent = "⏸ Pause";
+  player.play.textContent = "❚❚ Pause";
 }
 
 // ---------------------------------------------------------------------------------------------- predict
@@ -1083,7 +1099,7 @@ function welcome() {
     el("div", { class: "card" }, el("h3", { text: "How to read this page" }),
       el("p", { text: "Each box is an op or a leaf; arrows run from what is read to what is computed, so the loss is at the bottom. Blue is the forward pass, orange dashed the backward pass." }),
       el("p", {}, "Press ", el("b", { text: "→" }), " to go one step on. On the way back, every op takes the gradient of its output, ", el("b", { text: "g = ∂L/∂y" }), ", multiplies it with its own local derivative, and hands the product to each of its inputs. Where a value was read more than once, the products add up."),
-      el("p", { text: "Click a box to see its numbers. Collapse a module with ▾ and open it again with a click." })),
+      el("p", { text: "Click a box to see its numbers. Collapse a module with ▾ and open it again with a second click on its box." })),
     el("div", { class: "buttons" }, el("button", { type: "button", text: "Start: first step →", onclick: forward }), walk.length ? el("button", { type: "button", text: "Jump to the backward pass", onclick: () => go(firstBack, { quiz: false }) }) : null),
   ];
 }
@@ -1122,8 +1138,8 @@ function nodeCards(node, step) {
 const dl = (pairs) => el("dl", { class: "rule" }, ...pairs.filter((p) => p && p[1] !== null && p[1] !== undefined && p[1] !== "").flatMap(([a, b]) => [el("dt", { text: a }), el("dd", {}, b)]));
 function forwardCard(node) {
   return el("section", { class: "card forward", "aria-label": "Forward step" }, el("h3", { text: "Forward" }),
-    dl([...node.inputs.map((s, p) => [node.args[p], s === null || s < 0 ? node.literals[p] : `${shapeText(nodes[s].shape)}  ${valueText(nodes[s].data, "").trim()}`]),
-      ["y", `${shapeText(node.shape)}  ${valueText(node.data, "").trim()}`], ["options", node.options]]), ...picture(node.data, node, false));
+    dl([...node.inputs.map((s, p) => [node.args[p], s === null || s < 0 ? node.literals[p] : `${shapeText(nodes[s].shape)}, ${valueText(nodes[s].data, "").trim()}`]),
+      ["y", `${shapeText(node.shape)}, ${valueText(node.data, "").trim()}`], ["options", node.options]]), ...picture(node.data, node, false));
 }
 function seedCard(node) {
   return el("section", { class: "card backward", "aria-label": "Backward begins" }, el("h3", { text: "The backward pass begins here" }),
@@ -1131,17 +1147,18 @@ function seedCard(node) {
 }
 function backwardCard(node, record) {
   const card = el("section", { class: "card backward", "aria-label": "Backward step" }, el("h3", { text: "Backward" }),
-    el("p", {}, el("b", { text: "Upstream gradient " }), el("span", { class: "mono", id: "upstream", text: `g = ∂L/∂y ${shapeText(node.shape)}  ${valueText(node.grad, "").trim()}` })));
+    el("p", {}, el("b", { text: "Upstream gradient " }), el("span", { class: "mono", id: "upstream", text: `g = ∂L/∂y: ${shapeText(node.shape)}, ${valueText(upstreamOf(record), "").trim()}` })));
   for (const c of record.to) {
-    const own = contributionGrad(c), total = sumGrad(c), target = nodes[c.target], gain = own && node.grad ? norm(own) / norm(node.grad) : null;
+    const own = contributionGrad(c), total = sumGrad(c), target = nodes[c.target], gain = own && upstreamOf(record) ? norm(own) / norm(upstreamOf(record)) : null;
     const name = node.args[c.position];
-    const terms = node.inputs.map((s, p) => (s === null || s < 0 ? (node.literals[p] && node.literals[p] !== "None" ? `${node.args[p]} = ${node.literals[p]}` : null) : `${node.args[p]} ${shapeText(nodes[s].shape)}${nodes[s].data && nodes[s].data[S.values] && nodes[s].data[S.values].length === 1 ? ` = ${fmt(nodes[s].data[S.values][0])}` : ""}`)).filter(Boolean);
+    const term = (letter, shape, s) => (s && s[S.values] && s[S.values].length === 1 ? `${letter} = ${fmt(s[S.values][0])}` : `${letter} ${shapeText(shape)}`);
+    const terms = [term("g", node.shape, upstreamOf(record)), term("y", node.shape, node.data), ...node.inputs.map((s, p) => (s === null || s < 0 ? (node.literals[p] && node.literals[p] !== "None" ? `${node.args[p]} = ${node.literals[p]}` : null) : term(node.args[p], nodes[s].shape, nodes[s].data)))].filter(Boolean);
     const block = el("div", { class: "contribution", "data-target": target.id },
       el("h3", { text: `→ ${argument(node, c.position)}` }),
       dl([
         ["local rule", el("code", { text: node.rules[c.position] || "(no formula recorded)" })],
-        ["with", `g ${shapeText(node.shape)}, ${terms.join(", ")}`],
-        ["product", `${shapeText(target.shape)}  ${valueText(own, "").trim()}`],
+        ["with", terms.join(", ")],
+        ["product", `${shapeText(target.shape)}, ${valueText(own, "").trim()}`],
         ["gain", gain === null || !Number.isFinite(gain) ? null : `‖g${name}‖ / ‖g‖ = ${fmt(gain)}`],
         c.of > 1 ? ["fan-out", el("span", { class: "arrived", text: `${c.k} of ${c.of} arrived; sum so far ${valueText(total, "").trim()}` })] : null,
       ]), ...picture(own, target, true));
@@ -1153,7 +1170,7 @@ function backwardCard(node, record) {
 function savedCard(node, step) {
   const gone = step.kind === "backward" && step.record.freed;
   return el("section", { class: "card", "aria-label": "Saved arrays" }, el("h3", { text: step.kind === "backward" ? (gone ? "Saved arrays: used, then freed" : "Saved arrays: used, and kept for another walk") : "Saved for the backward pass" }),
-    el("ul", { class: `saved${step.kind === "backward" ? " flash" : ""}` }, ...node.saved.map(([what, size, why]) => el("li", { text: `${what}, ${bytes(size)}${why ? `: read for ∂/∂${why}` : ": kept, its elements are not read"}` }))));
+    el("ul", { class: `saved${step.kind === "backward" ? " flash" : ""}` }, ...node.saved.map(([what, size, why]) => el("li", { text: `${what === "y" ? "y, its output" : argument(node, node.args.indexOf(what))}, ${bytes(size)}${why ? `: read for ∂/∂${why}` : ": kept, its elements are not read"}` }))));
 }
 function summaryCard(title, s, node, gradient, missing) {
   const card = el("section", { class: "card", "aria-label": title, "data-summary": gradient ? "grad" : "data" }, el("h3", { text: title }));
@@ -1197,7 +1214,7 @@ function histogram(s, gradient) {
 }
 function facts(node) {
   return el("section", { class: "card", "aria-label": "Facts" }, el("h3", { text: "Facts" }), dl([
-    ["id", el("code", { text: node.id })], ["role", isOp(node) ? `op${node.family ? `, ${node.family}` : ""}` : `${node.role}${node.needs ? ", needs a gradient" : ""}`],
+    ["id", el("code", { text: node.id })], ["role", isOp(node) ? `op${node.family ? `, ${node.family}` : ""}` : `${role(node)}${node.needs ? ", needs a gradient" : ""}`],
     ["shape", `${shapeText(node.shape)} ${node.dtype || ""} ${node.device && node.device !== "cpu" ? node.device : ""}`], ["options", node.options],
     ["inputs", isOp(node) ? el("span", {}, ...node.inputs.flatMap((s, p) => [`${node.args[p]}: `, s === null || s < 0 ? node.literals[p] : nodeLink(s), " "])) : null],
     ["read by", node.out.length ? el("span", {}, ...node.out.slice(0, 8).map(([t]) => nodeLink(t)), node.out.length > 8 ? ` and ${node.out.length - 8} more` : "") : null],
@@ -1387,7 +1404,7 @@ function filterCard(node) {
 
 const micro = { mode: "output", n: 0, o: 0, c: 0, i: 0, j: 0, r: 0, s: 0, a: 0, b: 0, of: -1 };
 function microscope(node) {
-  const conv = node.conv, X = nodes[conv.x], W = nodes[conv.w];
+  const conv = { ...node.conv, b: node.inputs[2] ?? null }, X = nodes[node.inputs[0]], W = nodes[node.inputs[1]];
   const [N, C, H, Wd] = X.shape, [O, cg, kh, kw] = W.shape, [, , oh, ow] = node.shape, og = O / conv.groups;
   const [sh, sw] = conv.stride, [pt, pl] = conv.pad, [dh, dw] = conv.dilation;
   if (micro.of !== node.i) Object.assign(micro, { of: node.i, n: 0, o: 0, c: 0, i: oh >> 1, j: ow >> 1, r: H >> 1, s: Wd >> 1, a: kh >> 1, b: kw >> 1 });
@@ -1481,12 +1498,13 @@ function lens(title, values, h, w, marks, gradient, picked, size) {
   if (values) c.drawImage(paintPixels(values, h, w, low, high, size, gradient), over * size, over * size);
   else { c.fillStyle = "#999"; c.fillRect(over * size, over * size, w * size, h * size); }
   c.strokeStyle = "#d55e00"; c.fillStyle = "rgba(240, 228, 66, .35)"; c.lineWidth = Math.max(1, Math.min(2, size / 3));
-  for (const [r, s] of marks) { c.fillRect((s + over) * size, (r + over) * size, size, size); if (marks.length <= 120) c.strokeRect((s + over) * size + 0.5, (r + over) * size + 0.5, size - 1, size - 1); }
+  const all = marks.length > h * w / 2;   // then only outlines: a veil over everything says nothing
+  for (const [r, s] of marks) { if (!all) c.fillRect((s + over) * size, (r + over) * size, size, size); if (marks.length <= 120) c.strokeRect((s + over) * size + 0.5, (r + over) * size + 0.5, size - 1, size - 1); }
   canvas.addEventListener("click", (e) => {
     const box = canvas.getBoundingClientRect(), s = Math.floor((e.clientX - box.left) / box.width * (w + 2 * over)) - over, r = Math.floor((e.clientY - box.top) / box.height * (h + 2 * over)) - over;
     if (r >= 0 && s >= 0 && r < h && s < w) picked(r, s);
   });
-  return el("figure", { class: "maps" }, canvas, el("figcaption", { text: title }));
+  return el("figure", {}, el("figcaption", { text: title }), canvas);
 }
 
 // ---------------------------------------------------------------------------------------------- table
@@ -1647,7 +1665,7 @@ function fitStart() {   // centre on the chain
   const stage = $("canvas"), at = steps[state.step].n, i = state.selected >= 0 ? state.selected : at ?? -1;
   if (i >= 0) { show(i, true); return; }
   const first = drawing.order.find((b) => b.kind !== "leaf") || drawing.order[0];
-  stage.scrollTo({ left: first ? first.x * state.zoom - stage.clientWidth / 2 : 0, top: 0, behavior: "instant" });
+  stage.scrollTo({ left: first ? first.x * state.zoom + left() - stage.clientWidth / 2 : 0, top: 0, behavior: "instant" });
 }
 function buildHelp() {
   const keys = [["→ or ←", "one step on, or back"], ["Space", "play or pause"], ["Home, End", "first and last step"], ["Tab, then ↑ ↓", "into the graph, and from node to node"], ["Enter", "explain the node; open or close a module"], ["/ or f", "search"], ["n, N", "next and previous match"], ["p, c", "predict mode, gradient check"], ["g, t", "graph, table"], ["+, −, 0", "zoom"], ["Esc", "clear marks and search"]];
@@ -1709,7 +1727,7 @@ function wire() {
   $("theme").addEventListener("click", () => setTheme({ auto: "dark", dark: "light", light: "auto" }[setTheme.choice]));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(setTheme.choice));
   $("help").addEventListener("click", () => { const h = $("helptext"); h.hidden = !h.hidden; $("help").setAttribute("aria-expanded", String(!h.hidden)); });
-  addEventListener("resize", minimapSoon);
+  addEventListener("resize", () => { resize(); minimapSoon(); });
   for (const [name, text, there] of [["graph", "Graph", true], ["table", "Table", true], ["tape", "Tape", tape], ["diff", "Diff", data.diff]]) {
     if (there) $("tabs").append(el("button", { type: "button", role: "tab", id: `tab-${name}`, text, "aria-controls": `view-${name}`, onclick: () => setView(name) }));
   }
