@@ -334,9 +334,9 @@ class _Packer:
             if twin is None:
                 self.differences[row] = ("removed", "not in the second graph")
                 continue
-            found = _differences(node, value, makers.get(value.id), twin)
-            if found:
-                self.differences[row] = ("changed", "; ".join(found))
+            structure, numbers = _differences(node, value, makers.get(value.id), twin)
+            if structure or numbers:
+                self.differences[row] = ("changed" if structure else "numbers", "; ".join(structure + numbers))
         self._list(other, "added")
         for row, (_, _, status) in enumerate(self.nodes):
             if status == "added":
@@ -592,9 +592,9 @@ class _Packer:
         return values.get(mine.id) or Value(mine.id, mine.role, mine.shape, mine.dtype)
 
 
-def _differences(node: OpNode | None, value: Value, twin: OpNode | None, other: Value) -> list[str]:
-    """Say in words how two values of the same id differ."""
-    found = []
+def _differences(node: OpNode | None, value: Value, twin: OpNode | None, other: Value) -> tuple[list[str], list[str]]:
+    """Say in words how two values of the same id differ: in structure, and in numbers."""
+    found, numbers = [], []
     if value.shape != other.shape:
         found.append(f"shape {tuple(value.shape)} → {tuple(other.shape)}")
     if value.dtype != other.dtype:
@@ -608,7 +608,7 @@ def _differences(node: OpNode | None, value: Value, twin: OpNode | None, other: 
             found.append("reads other inputs")
     for what, a, b in (("data", value.data, other.data), ("gradient", value.grad, other.grad)):
         if (a is None) != (b is None):
-            found.append(f"{what} only in the {'second' if a is None else 'first'}")
+            numbers.append(f"{what} only in the {'second' if a is None else 'first'}")
         elif a is not None and b is not None and (a.norm, a.mean, a.values) != (b.norm, b.mean, b.values):
-            found.append(f"{what} norm {_number(a.norm)} → {_number(b.norm)}")
-    return found
+            numbers.append(f"{what} norm {_number(a.norm)} → {_number(b.norm)}")
+    return found, numbers

@@ -30,7 +30,7 @@ function fmt(x) {
   if (x === 0) return "0";
   const size = Math.abs(x);
   if (Number.isInteger(x) && size < 1e6) return String(x);
-  if (size >= 1e5 || size < 1e-3) return x.toExponential(2).replace("e+", "e");
+  if (size >= 1e5 || size < 1e-3) return x.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
   return String(Number(x.toPrecision(4)));
 }
 const number = (x) => (typeof x === "string" ? Number(x) : x);
@@ -91,7 +91,7 @@ const norm = (s) => (s ? number(s[S.norm]) : null);
 const isOp = (node) => node.role === "op";
 const label = (node) => (isOp(node) ? node.op : (node.name || node.role).split(".").slice(-2).join("."));
 const role = (node) => (node.role === "parameter" && !node.out.some(([t]) => nodes[t].scope >= 0) ? "leaf" : node.role);
-const full = (node) => (isOp(node) ? node.id : `${role(node)} ${node.name || node.id}`);
+const full = (node) => (isOp(node) ? node.id : node.name.startsWith(`${node.role}:`) ? node.name : `${role(node)} ${node.name}`);
 
 modules.forEach((module, m) => { module.m = m; module.depth = module.parent >= 0 ? modules[module.parent].depth + 1 : 1; module.members = []; module.kids = []; });
 modules.forEach((module) => { if (module.parent >= 0) modules[module.parent].kids.push(module.m); });
@@ -183,7 +183,7 @@ function visibleCount() {
 // x by isotonic regression (pool adjacent violators) per layer. Parameters hang at the left of the op that reads
 // them, so the chain of ops stays a straight line.
 
-const SIZE = { op: [176, 76], leaf: [126, 58], input: [156, 76], group: [196, 78], gapX: 26, gapY: 44 };
+const SIZE = { op: [176, 76], leaf: [136, 58], input: [156, 76], group: [196, 78], gapX: 26, gapY: 44 };
 const LONG = 60;             // edges over more layers than this are drawn as one curve, without dummies
 
 function arrange() {
@@ -482,7 +482,7 @@ nodes.forEach((node) => { node.color = family(node); });
 const elements = new Map();   // box key -> element
 let drawing = null, world = null, edgeLayer = null, litLayer = null;
 
-function picturable(node) { return Boolean(node.data && (node.data[S.maps] || node.data[S.hist])); }
+function picturable(node) { return Boolean(node.data && (node.data[S.maps] || (node.data[S.hist] && !(node.data[S.values] && node.data[S.values].length <= 8)))); }
 function showsPictures() { return state.pictures === null ? nodes.some((n) => n.data && n.data[S.maps]) && nodes.length <= 120 : state.pictures; }
 const boxNode = (box) => (box.kind === "group" ? nodes[modules[box.module].result] : nodes[box.node]);
 
@@ -607,7 +607,7 @@ function refresh(all) {
       if (mine.length) cls += mine.includes(wrong.first) ? " wrong first-wrong" : " wrong";
       else if (inside ? inside.some((i) => wrong.seen.has(i)) : wrong.seen.has(box.node)) cls += " right";
     }
-    if (state.paint === "diff") { const kinds = new Set(inside ? inside.map((i) => nodes[i].diff) : [node.diff]); const kind = ["removed", "added", "changed"].find((k) => kinds.has(k)); if (kind) cls += ` ${kind}`; }
+    if (state.paint === "diff") { const kinds = new Set(inside ? inside.map((i) => nodes[i].diff) : [node.diff]); const kind = ["removed", "added", "changed"].find((k) => kinds.has(k)) || (kinds.has("numbers") ? "numbers" : null); if (kind) cls += ` ${kind}`; }
     let painted = null, metric = "";
     if (ramp) {
       const [value, bad] = ramp.of(box, node);
@@ -615,7 +615,7 @@ function refresh(all) {
       if (bad) cls += " hatched";
     } else if (node.data && node.data[S.bad] && reached(node.i, s)) cls += " hatched";
     const title = box.kind === "group" ? `▸ ${short(modules[box.module].path)}` : label(node);
-    const aside = metric || (box.kind === "group" ? modules[box.module].cls : isOp(node) ? (node.scope >= 0 ? short(modules[node.scope].path) : "") : role(node) === "parameter" && node.out.length ? "" : role(node));
+    const aside = metric || (box.kind === "group" ? modules[box.module].cls : isOp(node) ? (node.scope >= 0 ? short(modules[node.scope].path) : "") : role(node) === "parameter" && node.out.length ? "" : (node.name || "").startsWith(node.role) ? "" : role(node));
     const second = box.kind === "group" ? `${plural(modules[box.module].ops.length, "op")} → ${shapeText(node.shape)}` : `${shapeText(node.shape)}${node.dtype && !isOp(node) && box.kind !== "leaf" ? ` ${node.dtype}` : ""}`;
     const value = box.kind === "leaf" ? "" : valueText(node.data, "y").replace("y", isOp(node) ? "y" : "x");
     const grad = gradientText(node, s);
@@ -830,7 +830,7 @@ function legend() {
     for (const [cls, text] of [["wrong first-wrong", "first wrong gradient"], ["wrong", "wrong"], ["right", "within tolerance"]]) out.push(el("span", { class: "key" }, el("span", { class: `swatch node ${cls}`, style: null }), text));
     out.forEach((key) => { key.firstChild.style.position = "static"; });
   } else if (state.paint === "diff") {
-    for (const [cls, text] of [["added", "only in the second"], ["removed", "only in the first"], ["changed", "differs"]]) { const s = el("span", { class: `swatch node ${cls}` }); s.style.position = "static"; out.push(el("span", { class: "key" }, s, text)); }
+    for (const [cls, text] of [["added", "only in the second"], ["removed", "only in the first"], ["changed", "differs in structure"], ["numbers", "other numbers only"]]) { const s = el("span", { class: `swatch node ${cls}` }); s.style.position = "static"; out.push(el("span", { class: "key" }, s, text)); }
   } else if (ramp) {
     out.push(el("span", { text: `${PAINTS[state.paint]}${ramp.linear ? "" : ", log scale"}:` }));
     for (let k = 0; k <= 4; k++) {
@@ -883,7 +883,7 @@ function buildPlayer() {
     el("span", { id: "memory", title: "Bytes the graph keeps alive for the backward pass" }, "alive", el("span", { class: "track" }, player.fill), player.bytes),
     b("toback", "To the loss", "Jump to where the backward pass begins", () => go(Math.min(firstBack, steps.length - 1), { quiz: false })),
     b("predict", "Predict", "Predict mode: say the next gradient before it is shown", () => setPredict(!state.predict)),
-    b("break", "Check", "Break mode: paint the errors that the gradient check found", () => setBreak(!state.breaking)));
+    b("break", "Gradient check", "Break mode: paint the errors that the gradient check found", () => setBreak(!state.breaking)));
   player.predict.setAttribute("aria-pressed", "false");
   player.break.setAttribute("aria-pressed", "false");
   player.predict.disabled = !walk.length;
@@ -951,7 +951,7 @@ function ask(to) {
   refresh(false);
   show(record.n);
   inspect();
-  const f = $("answer"); if (f) f.focus({ preventScroll: true });
+  const f = $("answer"); if (f) f.focus({ preventScroll: innerWidth > 760 });   // on a phone the question is below
   say(`Question: ${question(state.quiz)[0]}`);
 }
 function question(quiz) {
@@ -1052,12 +1052,12 @@ function setBreak(on) {
 }
 function breakCard() {
   const { first, list } = verdicts();
-  const rows = list.map(([i, value, wrong]) => el("tr", { class: i === first ? "on" : null }, el("td", { class: "t" }, nodeLink(i)), el("td", { text: fmt(value) }), el("td", { class: `t ${wrong ? "no" : "ok"}`, text: i === first ? "✗ first wrong" : wrong ? "✗ wrong" : "✓" })));
+  const rows = list.map(([i, value, wrong]) => el("tr", { class: i === first ? "on" : null }, el("td", { class: "t" }, nodeLink(i)), el("td", { text: fmt(value) }), el("td", { class: `t ${wrong ? "no" : "ok"}`, text: i === first ? "✗ first" : wrong ? "✗ wrong" : "✓" })));
   return el("section", { class: "card", id: "checkcard", "aria-label": "Gradient check" },
     el("h3", { text: "Numerical gradient check, in backward order" }),
     first >= 0 ? el("p", {}, el("span", { class: "no", text: `First wrong on the way back: ` }), nodeLink(first), `. Repair this one first: what comes after it on the way back may only have inherited the error.`)
       : el("p", { class: "ok", text: `All ${list.length} checked ops are within ${fmt(data.tolerance)}.` }),
-    scroller("Errors", el("table", {}, el("thead", {}, el("tr", {}, ...["op", "relative error", `limit ${fmt(data.tolerance)}`].map((t) => el("th", { text: t })))), el("tbody", {}, ...rows))));
+    scroller("Errors", el("table", {}, el("thead", {}, el("tr", {}, ...["op", "relative error", `≤ ${fmt(data.tolerance)}`].map((t) => el("th", { text: t })))), el("tbody", {}, ...rows))));
 }
 const scroller = (name, inner) => el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, inner);
 const nodeLink = (i) => el("button", { type: "button", text: full(nodes[i]), onclick: () => { select(i, true); } });
@@ -1089,6 +1089,8 @@ function inspect() {
   }
   panel.replaceChildren(...out);
   panel.scrollTop = 0;
+  const marked = panel.querySelector("#checkcard tr.on");
+  if (marked) { const box = marked.closest(".scroll"); box.scrollTop = marked.offsetTop - box.clientHeight / 2; }
 }
 function welcome() {
   const ops = nodes.filter(isOp).length, total = nodes.reduce((s, n) => s + (n.role === "parameter" ? n.params || 0 : 0), 0);
@@ -1105,7 +1107,7 @@ function welcome() {
 }
 function quizCard() {
   const quiz = state.quiz, c = quiz.list[quiz.at], node = nodes[c.from], [text, help] = question(quiz);
-  const field = el("input", { id: "answer", type: "text", autocomplete: "off", "aria-describedby": "quizhelp", placeholder: help });
+  const field = el("input", { id: "answer", type: "text", autocomplete: "off", "aria-describedby": "quizhelp" });
   return el("form", { class: "card backward", id: "quiz", onsubmit: (e) => { e.preventDefault(); answer(field.value); } },
     el("h3", { text: `Predict: ${named(node)} → ${argument(node, c.position)}` }),
     quiz.verdict ? el("p", { class: quiz.verdict[0] ? "ok" : "no", id: "verdict", text: quiz.verdict[1] }) : null,
@@ -1511,9 +1513,10 @@ function lens(title, values, h, w, marks, gradient, picked, size) {
 
 const COLUMNS = [
   ["#", (n) => n.i], ["id", (n) => full(n), true], ["kind", (n) => (isOp(n) ? n.op : n.role), true], ["module", (n) => (n.scope >= 0 ? modules[n.scope].path : ""), true], ["shape", (n) => shapeText(n.shape), true],
-  ["reads", (n) => n.inputs.map((s, p) => (s === null || s < 0 ? n.literals[p] : full(nodes[s]))).join(", "), true], ["parameters", (n) => n.params || null], ["bytes", (n) => n.bytes],
+  ["parameters", (n) => n.params || null], ["bytes", (n) => n.bytes],
   ["mean", (n) => n.data && n.data[S.mean]], ["std", (n) => n.data && n.data[S.std]], ["norm", (n) => n.data && n.data[S.norm]], ["gradient norm", (n) => { const g = gradientAt(n, state.step)[0]; return g && g[S.norm]; }],
   ["gain", (n) => gainOf(n)], ["forward step", (n) => forwardAt.get(n.i) ?? null], ["backward step", (n) => (n.back ? n.back.step : null)], ["check error", (n) => n.error], ["difference", (n) => (n.diff && n.diff !== "same" ? `${n.diff}: ${n.difftext}` : null), true],
+  ["reads", (n) => n.inputs.map((s, p) => (s === null || s < 0 ? n.literals[p] : named(nodes[s]))).join(", "), true],
 ];
 const tableState = { by: 0, down: false };
 function buildTable() {
@@ -1548,7 +1551,7 @@ function chooseFrame(k) {
 }
 function frameText() {
   const k = state.frame < 0 ? tape.labels.length - 1 : state.frame;
-  $("frametext").textContent = `${tape.labels[k]}${tape.loss[k] === null ? "" : `, loss ${fmt(tape.loss[k])}`}`;
+  $("frametext").textContent = `${tape.labels[k]} of ${tape.labels[tape.labels.length - 1]}${tape.loss[k] === null ? "" : `, loss ${fmt(tape.loss[k])}`}`;
   $("frame").setAttribute("aria-valuetext", $("frametext").textContent);
 }
 function buildTape() {
@@ -1556,7 +1559,7 @@ function buildTape() {
   const canvas = el("canvas", { id: "strip", width: left + frames * cell + 10, height: top + tape.rows.length * tall + 4, role: "img", "aria-label": `Gradient norm of ${tape.rows.length} parameters over ${frames} recorded iterations; the same numbers are in the table below` });
   const readout = el("p", { id: "stripread", class: "soft", text: "Point at a cell, or read the table below." });
   const pick = (e) => { const box = canvas.getBoundingClientRect(); return [Math.floor((e.clientY - box.top - top) / tall), Math.floor((e.clientX - box.left - left) / cell)]; };
-  canvas.addEventListener("mousemove", (e) => { const [r, k] = pick(e); if (tape.norms[r] && k >= 0 && k < frames) readout.textContent = `${nodes[tape.rows[r]].name}, ${tape.labels[k]}: ‖g‖ ${fmt(tape.norms[r][k])}`; });
+  canvas.addEventListener("mousemove", (e) => { const [r, k] = pick(e); if (tape.norms[r] && k >= 0 && k < frames) readout.textContent = `${nodes[tape.rows[r]].name}, iteration ${tape.labels[k]}: ‖g‖ ${fmt(tape.norms[r][k])}`; });
   canvas.addEventListener("click", (e) => { const [r, k] = pick(e); if (tape.norms[r] && k >= 0 && k < frames) { setFrame(k); state.selected = tape.rows[r]; refresh(false); inspect(); } });
   const table = el("table", {}, el("thead", {}, el("tr", {}, el("th", { text: "parameter" }), ...tape.labels.map((t) => el("th", { text: t })))), el("tbody", {}, el("tr", {}, el("th", { scope: "row", text: "loss" }), ...tape.loss.map((v) => el("td", { text: fmt(v) }))), ...tape.rows.map((i, r) => el("tr", {}, el("th", { scope: "row", text: nodes[i].name }), ...tape.norms[r].map((v) => el("td", { text: fmt(v) }))))));
   view.replaceChildren(el("div", { class: "pad" }, el("h2", { text: "Training tape" }), el("p", { text: `${frames} recorded iterations. Rows: parameters from the first layer to the last. Colour: norm of the gradient, log scale.` }),
@@ -1582,7 +1585,7 @@ function paintTape() {
   const ink = style.getPropertyValue("--ink");
   tape.norms.forEach((row, r) => {
     c.fillStyle = ink; c.textAlign = "right";
-    let name = nodes[tape.rows[r]].name || nodes[tape.rows[r]].id;
+    let name = short(nodes[tape.rows[r]].name);
     while (c.measureText(name).width > left - 12) name = `…${name.slice(2)}`;
     c.fillText(name, left - 8, top + r * tall + tall / 2);
     row.forEach((v, k) => {
@@ -1611,10 +1614,11 @@ function paintTape() {
 // ---------------------------------------------------------------------------------------------- difference of two graphs
 
 function buildDiff() {
-  const kinds = { removed: 0, added: 0, changed: 0, same: 0 };
+  const kinds = { removed: 0, added: 0, changed: 0, numbers: 0, same: 0 };
   for (const n of nodes) kinds[n.diff]++;
-  const rows = nodes.filter((n) => n.diff !== "same").map((n) => el("tr", {}, el("td", { class: "t" }, nodeLink(n.i)), el("td", { class: "t", text: n.diff === "added" ? "+ only in the second" : n.diff === "removed" ? "− only in the first" : "≠ differs" }), el("td", { class: "t", text: n.difftext })));
-  $("view-diff").replaceChildren(el("div", { class: "pad" }, el("h2", { text: "Difference of two graphs" }), el("p", { text: `First: ${data.diff[0]}. Second: ${data.diff[1]}. Same ${kinds.same}, different ${kinds.changed}, only in the first ${kinds.removed}, only in the second ${kinds.added}.` }),
+  const order = ["removed", "added", "changed", "numbers"];
+  const rows = nodes.filter((n) => n.diff !== "same").sort((a, b) => order.indexOf(a.diff) - order.indexOf(b.diff) || a.i - b.i).map((n) => el("tr", {}, el("td", { class: "t" }, nodeLink(n.i)), el("td", { class: "t", text: n.diff === "added" ? "+ only in the second" : n.diff === "removed" ? "− only in the first" : n.diff === "changed" ? "≠ structure" : "≈ numbers" }), el("td", { class: "t", text: n.difftext })));
+  $("view-diff").replaceChildren(el("div", { class: "pad" }, el("h2", { text: "Difference of two graphs" }), el("p", { text: `First: ${data.diff[0]}. Second: ${data.diff[1]}. Same ${kinds.same}, other numbers ${kinds.numbers}, other structure ${kinds.changed}, only in the first ${kinds.removed}, only in the second ${kinds.added}.` }),
     el("div", { class: "buttons" }, el("button", { type: "button", text: "Show on the graph", onclick: () => { setPaint("diff"); setView("graph"); } })),
     rows.length ? scroller("Differences", el("table", {}, el("thead", {}, el("tr", {}, ...["node", "", "what"].map((t) => el("th", { text: t })))), el("tbody", {}, ...rows))) : el("p", { class: "ok", text: "The graphs are equal in structure, options, shapes and numbers." })));
 }
