@@ -1,6 +1,6 @@
 """Layers and losses: as modules here, as functions in `nn.functional`. Names follow PyTorch."""
 
-from . import functional
+from . import functional, init, utils
 from .layers import (
     ELU,
     GELU,
@@ -82,4 +82,6 @@ __all__ = [
     "Tanh",
     "ThresholdUnit",
     "functional",
+    "init",
+    "utils",
 ]
