@@ -7,7 +7,7 @@ op's name or the number stands in the box too, and NaN and infinity are hatched.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 __all__ = ["FAMILY_COLORS", "THEMES", "Legend", "Paint", "Scale", "number_text", "op_paint"]
@@ -129,16 +129,16 @@ class Scale:
         fill, ink = _RAMP[max(0, min(step, len(_RAMP) - 1))]
         return Paint(fill, ink)
 
-    def legend(self, title: str, *, hatched: bool, missing: str | None, unit: str = "") -> Legend:
+    def legend(self, title: str, text: Callable[[float], str], *, hatched: bool, missing: str | None) -> Legend:
         """Return the rows: each colour with the numbers it stands for."""
         rows: list[tuple[Paint | None, str]] = []
         if not self.empty and self.same:
-            rows.append((self.paint(self.low), number_text(self.low) + unit))
+            rows.append((self.paint(self.low), text(self.low)))
         elif not self.empty:
             n = len(_RAMP)
             for i, (fill, ink) in enumerate(_RAMP):
                 a, b = self._at(i / n), self._at((i + 1) / n)
-                rows.append((Paint(fill, ink), f"{number_text(a)} – {number_text(b)}{unit}"))
+                rows.append((Paint(fill, ink), f"{text(a)} – {text(b)}"))
         if hatched:
             rows.append((HATCHED, "NaN or infinite"))
         if missing:

@@ -544,6 +544,8 @@ class _Chooser:
         value = values[0]
         name = value.name or ("labels" if value.role == "constant" and value.dtype.startswith("int") else value.role)
         path = self.modules[box.cluster].path + "." if box.cluster is not None else ""
+        if value.maker is not None:
+            name = f"result of {value.maker}"
         box.title = clip(name.removeprefix(path) if path else name)
         box.lines = [shape_text(value.shape)]
         if self.mode != "forward" and value.requires_grad and self.color_by != "gradient":
@@ -625,11 +627,11 @@ class _Chooser:
                 number = self._number(box, members.get(id, []), leaves.get(id, []))
                 if number is not None:
                     numbers[id] = number
-        title, unit, log = _SCALES.get(self.color_by, (self.color_by, "", True))
+        title, log = _SCALES.get(self.color_by, (self.color_by, True))
         bounds = (0.0, 1.0) if self.color_by == "dead" else (None, None)
         scale = Scale(numbers.values(), log=log, low=bounds[0], high=bounds[1])
         hatched = False
-        text: Callable[[float], str] = _TEXTS.get(self.color_by, lambda x: f"{number_text(x)}{unit}")
+        text: Callable[[float], str] = _TEXTS.get(self.color_by, number_text)
         short = {"gradient": "|g| ", "update": "Δ ", "dead": "dead ", "check": "error "}.get(self.color_by, "")
         for id, number in numbers.items():
             boxes[id].paint = scale.paint(number)
@@ -645,7 +647,7 @@ class _Chooser:
                         boxes[id].lines.append(NO_GRADIENT)
             elif not waiting:
                 missing = None
-        legend = scale.legend(title, hatched=hatched, missing=missing, unit=unit)
+        legend = scale.legend(title, text, hatched=hatched, missing=missing)
         return legend if legend.rows else None
 
     def _wants_gradient(self, nodes: list[OpNode], values: list[Value]) -> bool:
@@ -730,16 +732,17 @@ class _Chooser:
         return text
 
 
-_SCALES = {
-    "gradient": ("gradient norm", "", True),
-    "update": ("update ratio", "", True),
-    "dead": ("share of dead units", "", False),
-    "time": ("time forward + backward, µs", " µs", True),
-    "bytes": ("bytes of the result", "", True),
-    "flops": ("floating point operations", "", True),
-    "check": ("error of the gradient check", "", True),
+_SCALES = {  # heading, logarithmic
+    "gradient": ("gradient norm", True),
+    "update": ("update ratio", True),
+    "dead": ("share of dead units", False),
+    "time": ("time forward + backward", True),
+    "bytes": ("size of the result", True),
+    "flops": ("floating point operations", True),
+    "check": ("error of the gradient check", True),
 }
 _TEXTS: dict[str, Callable[[float], str]] = {
+    "time": lambda x: f"{number_text(x)} µs",
     "bytes": bytes_text,
     "flops": lambda x: f"{count_text(x)}flop" if x >= 1e6 else f"{count_text(x)} flop",
     "dead": lambda x: f"{100 * x:.0f} %",

@@ -97,7 +97,7 @@ def to_dot(diagram: Diagram, *, theme: str = "auto", legend: bool = True) -> str
                 attributes.append("constraint=false")
             attributes += [f'color="{c["back"]}"', f'fontcolor="{c["back"]}"', "class=b"]
         elif link.kind == "saved":
-            attributes += ["style=dotted", "constraint=false", "arrowhead=none", f'color="{c["saved"]}"', "class=s"]
+            attributes += ["style=dotted", "arrowhead=none", f'color="{c["saved"]}"', "class=s"]
         else:
             if link.tail in ops:
                 attributes.append("weight=6")  # keeps the line of ops straight, parameters beside it

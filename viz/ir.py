@@ -736,14 +736,14 @@ class Builder:
 
     # -- values
 
-    def value(self, x: Traced, array: Any = None) -> Value:
+    def value(self, x: Traced, name: str | None = None) -> Value:
         """Return the record of a traced value, making that of a leaf met for the first time."""
         known = self.values.get(x.index)
         if known is not None:
             return known
         # A parameter's name is known once its module is; the name given by hand comes first.
         path = self._paths.get(id(x))
-        name = x.name or path
+        name = x.name or path or name
         role = "parameter" if x.requires_grad else "input"
         id_ = self._free(name) if name is not None else self._free(self._numbered(role))
         made = self._value(id_, role, x.array, name, x.requires_grad)

@@ -13,7 +13,7 @@ from matplotlib.path import Path
 from .colors import THEMES, Paint
 from .diagram import Diagram
 from .layout import Frame, Point
-from .svg import LABELS_UP_TO, label_at, place
+from .svg import AVOID_UP_TO, LABELS_UP_TO, heading_x, label_at, place
 
 __all__ = ["to_paper"]
 
@@ -50,7 +50,7 @@ def to_paper(diagram: Diagram, form: str, *, theme: str = "auto") -> bytes:
             ha="left" if left else "center",
             va="center",
             parse_math=False,
-            family=["Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
+            family="DejaVu Sans",
         )
 
     def rectangle(
@@ -86,10 +86,12 @@ def to_paper(diagram: Diagram, form: str, *, theme: str = "auto") -> bytes:
     def moved(f: Frame) -> Frame:
         return Frame(f.x + dx, f.y + dy, f.w, f.h)
 
+    crossing = placed.paths if len(diagram.clusters) <= AVOID_UP_TO else []
     for cluster in diagram.clusters:
         f = moved(placed.layout.clusters[cluster.id])
         rectangle(f, c["cluster"], c["border"])
-        write(f.x + 10, f.y + 13, cluster.label, 10, c["ink"], bold=True, left=True)
+        x = heading_x(cluster, placed.layout.clusters[cluster.id], crossing) + dx
+        write(x, f.y + 13, cluster.label, 10, c["ink"], bold=True, left=True)
     colors = {"forward": c["line"], "backward": c["back"], "saved": c["saved"]}
     styles = {"forward": "-", "backward": "--", "saved": ":"}
     for link, points in zip(diagram.links, placed.paths, strict=True):

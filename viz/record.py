@@ -127,6 +127,9 @@ class Recorder(Observer):
         for node in reversed(nodes):  # those made before the recording began
             if node.index not in self._builder.nodes:
                 self._builder.node(node)
+        for g in seeds.values():
+            if isinstance(g, Traced):  # of a walk that is recorded itself
+                self._builder.value(g, "seed")
         self._walks.append(_LiveWalk(self._builder, self._statistics, nodes, seeds))
         self._builder.graph.walks.append(self._walks[-1].walk)
 

@@ -20,7 +20,7 @@ TITLE_SIZE = 13.0
 LINE_SIZE = 11.0
 _LINE_HEIGHT = 14.0
 _CAR_GAP = 14.0
-_AVOID_UP_TO = 100  # clusters; looking for lines behind the headings takes clusters × links steps
+AVOID_UP_TO = 100  # clusters; looking for lines behind the headings takes clusters × links steps
 LABELS_UP_TO = 80  # links; more labels would cover each other
 
 # Widths of Helvetica's characters 32 to 126, in thousandths of the font size (Adobe font metrics).
@@ -93,6 +93,7 @@ def _colors(theme: str) -> str:
         f".tgv .c>rect,.tgv .cluster path,.tgv .cluster polygon{{fill:{c['cluster']};stroke:{c['border']}}}"
         f".tgv .n>rect{{stroke:{c['line']}}}.tgv .plain>rect{{fill:{c['box']}}}"
         f".tgv .saved>rect{{stroke:{c['saved']}}}.tgv .saved text{{fill:{c['saved']}}}"
+        ".tgv .graph>polygon{fill:none;stroke:none}"
         f".tgv .node path,.tgv .node polygon{{stroke:{c['line']}}}"
         f".tgv .node.plain path,.tgv .node.plain polygon{{fill:{c['box']}}}"
         f".tgv .node.saved path,.tgv .node.saved polygon{{stroke:{c['saved']}}}"
@@ -253,15 +254,15 @@ def heading_x(cluster: Cluster, f: Frame, paths: Sequence[Sequence[Point]]) -> f
 
 
 def label_at(points: Sequence[Point]) -> Point:
-    """Return where a gradient's label starts: beside its last stretch, just above what it flows into."""
-    (xa, ya), (xb, yb) = points[-2:]
+    """Return where a gradient's label starts: beside the first stretch of its line, where lines have parted."""
+    (xa, ya), (xb, yb) = points[:2]
     return (xa + xb) / 2 + 5.0, (ya + yb) / 2 + 4.0
 
 
 def to_svg(diagram: Diagram, *, theme: str = "auto") -> str:
     """Draw with the built-in layout."""
     placed = place(diagram)
-    crossing = placed.paths if len(diagram.clusters) <= _AVOID_UP_TO else []
+    crossing = placed.paths if len(diagram.clusters) <= AVOID_UP_TO else []
     parts: list[str] = []
     for cluster in diagram.clusters:
         f = placed.layout.clusters[cluster.id]
