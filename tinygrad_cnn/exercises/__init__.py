@@ -4,7 +4,7 @@ Students: `tinygrad-cnn ex init`, or `ex.check("b4", my_function)` in a notebook
 """
 
 from .api import ex
-from .checks import Answer, Property, Same, Vjp, bug, edit, hint
+from .checks import Answer, Kinked, Property, Same, Vjp, bug, edit, hint
 from .format import Exercise, ExerciseError, parse, read
 from .result import Result
 
@@ -12,6 +12,7 @@ __all__ = [
     "Answer",
     "Exercise",
     "ExerciseError",
+    "Kinked",
     "Property",
     "Result",
     "Same",

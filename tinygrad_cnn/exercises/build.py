@@ -148,7 +148,7 @@ def verify(exercise: Exercise, seeds: tuple[int, ...] = (1,), derivatives: bool 
     for seed in seeds:
         _triad(loaded, seed, verdict)
     if derivatives and not verdict.problems:
-        from .derivatives import solution_problems
+        from .gradients import solution_problems
 
         verdict.problems += solution_problems(loaded, seeds[0])
     return verdict

@@ -35,6 +35,7 @@ __all__ = [
     "Bug",
     "Case",
     "Check",
+    "Kinked",
     "Loaded",
     "Property",
     "Same",
@@ -110,7 +111,7 @@ class Check:
 
     def matches(self, seen: Any, wrong: Any, right: Any) -> bool:
         """Whether what was seen is what the wrong reference makes (and the case tells it from the right one)."""
-        return same(seen, wrong, 1e-9)
+        return same(seen, wrong, min(1e-9, self.rtol))
 
 
 class Same(Check):
@@ -207,6 +208,31 @@ class Vjp(Check):
 
     def observe(self, space: Space, case: Case) -> Any:
         return space.function(self.function)(*case.args())
+
+
+class Kinked(Vjp):
+    """A gradient at points where the function has kinks: every legal subgradient passes, and its convention is named.
+
+    Args:
+        convention: None, or the one that is demanded ("left", "right", "average", "first", "last", "split"), or a
+            function of the case's inputs that returns it.
+    """
+
+    kind = "subgradient"
+
+    def __init__(
+        self,
+        function: str,
+        of: str | Callable[..., Any],
+        wrt: str | tuple[str, ...],
+        cases: Cases,
+        *,
+        convention: str | Callable[..., str] | None = None,
+        title: str = "",
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(function, of, wrt, cases, title=title or f"{function}(): at the kinks", weight=weight)
+        self.convention = convention
 
 
 class Property(Check):

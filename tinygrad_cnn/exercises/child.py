@@ -38,6 +38,8 @@ def encode(value: Any, blocks: list[bytes], functions: list[Any] | None = None, 
         if abs(value) >= 2**63:
             return {"i": str(value)[:5000]}
         return int(value)
+    if isinstance(value, complex):
+        value = np.complex128(value)
     if isinstance(value, float):
         return {"r": repr(float(value))}
     if isinstance(value, (np.ndarray, np.generic)):
@@ -265,14 +267,20 @@ class Child:
         with np.errstate(all="ignore"):
             value = function(*args)
         changed = [i for i, a in enumerate(args) if before[i] is not None and a.tobytes() != before[i]]
-        parts = value if isinstance(value, (tuple, list)) else [value]
+        parts = list(value)[:100] if isinstance(value, (tuple, list)) else [value]
         shared = [
             [p, i]
             for p, part in enumerate(parts)
             for i, a in enumerate(args)
             if isinstance(part, np.ndarray) and isinstance(a, np.ndarray) and np.may_share_memory(part, a)
         ]
-        reply = {"do": "returned", "value": encode(value, blocks), "shared": shared[:100]}
+        twins = [
+            [p, q]
+            for q, b in enumerate(parts)
+            for p, a in enumerate(parts[:q])
+            if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and np.may_share_memory(a, b)
+        ]
+        reply = {"do": "returned", "value": encode(value, blocks), "shared": shared[:100], "twins": twins[:100]}
         reply["changed"] = [[i, encode(args[i], blocks)] for i in changed]
         return reply
 

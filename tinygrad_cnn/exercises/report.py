@@ -87,7 +87,7 @@ def _details(result: Result, check: CheckResult, colour: bool) -> list[str]:
     elif (
         check.layer in ("value", "contract") and case is not None and tells(result, "cause") and case.share is not None
     ):
-        lines.append("  cause: unknown; it equals none of the mistakes this exercise knows")
+        lines += _wrapped(f"cause: unknown {f'({check.nearest})' if check.nearest else ''}", "  ", " " * 9)
     if check.cleared and tells(result, "cause"):
         lines += _wrapped("not the cause: " + ", ".join(check.cleared), "  ", " " * 17)
     return lines

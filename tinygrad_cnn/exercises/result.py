@@ -87,6 +87,7 @@ class CheckResult:
     of: int = 0
     cases: list[CaseResult] = field(default_factory=list)
     cleared: list[str] = field(default_factory=list)
+    nearest: str = ""
     notes: list[str] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
 

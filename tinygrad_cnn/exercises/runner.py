@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .checks import Answer, Bug, Case, Check, Loaded, Property, Same, Vjp, same, slug
+from . import gradients
+from .checks import Answer, Bug, Case, Check, Kinked, Loaded, Property, Same, Vjp, same, slug
 from .compare import Difference, differ
 from .format import EXPLAIN, Exercise, ExerciseError
 from .result import CaseResult, Cause, CheckResult, Result, Worst
@@ -132,7 +133,7 @@ def _check(
         outcome.of = len(cases)
         for i, case in enumerate(cases):
             outcome.number = i + 1
-            found = _case(loaded, check, space, case)
+            found = _case(loaded, check, space, case, seed)
             outcome.cases.append(found.result)
             outcome.notes += [n for n in found.notes if n not in outcome.notes]
             if found.result.status == "pass":
@@ -159,13 +160,14 @@ class _Found:
         self.notes: list[str] = []
         self.error: StudentError | None = None
         self.difference: Difference | None = None
+        self.causes: list[Cause] = []
 
     def fail(self, layer: str, text: str, status: str = "fail") -> _Found:
         self.layer, self.text, self.result.status = layer, text, status
         return self
 
 
-def _case(loaded: Loaded, check: Check, space: Space, case: Case) -> _Found:
+def _case(loaded: Loaded, check: Check, space: Space, case: Case, seed: int) -> _Found:
     found = _Found(case)
     try:
         if isinstance(check, Property):
@@ -188,12 +190,18 @@ def _case(loaded: Loaded, check: Check, space: Space, case: Case) -> _Found:
     if args is not None:
         edited = [n for n, a, b in zip(case.values, args, case.values.values(), strict=True) if not same(a, b, 0.0)]
         if edited:
-            return found.fail("contract", f"{check.function}() changes its argument {edited[0]}; work on a copy")
+            words = f"{check.function}() changes its argument {edited[0]}; work on a copy"
+            found.causes = [Cause("argument-edited", 1.0, f"{edited[0]} is edited in place", cases=1)]
+            return found.fail("contract", words)
     if isinstance(check, Vjp):
-        _gradient_contract(check, space, case, seen, found)
-        if found.result.status != "pass":
-            return found
-    difference = differ(seen, right, check.rtol, _label(check))
+        broken, remarks = gradients.broken_contract(check, loaded.solution, space, case)
+        found.notes += [r for r in remarks if "shares memory" not in r]  # what a first exercise need not know
+        # A missing factor dout breaks linearity, but says more as a wrong value.
+        if broken and "upstream" not in broken:
+            return found.fail("contract", broken)
+    if isinstance(check, Kinked):
+        return _kinks(loaded, check, space, case, found, seed)
+    difference = _difference(check, seen, right)
     if difference is None:
         return found
     found.difference = difference
@@ -206,13 +214,19 @@ def _case(loaded: Loaded, check: Check, space: Space, case: Case) -> _Found:
         if not np.iscomplexobj(difference.got):
             result.worst = Worst(difference.index, float(difference.got), float(difference.expected))
         result.heat = difference.mask
+        result.where, result.axes = gradients.where_wrong(difference.mask)
     return found.fail(difference.layer, difference.text)
 
 
-def _label(check: Check) -> str:
-    if isinstance(check, Vjp):
-        return f"d{check.wrt[0]}" if check.single else "gradients"
-    return "result"
+def _difference(check: Check, seen: Any, right: Any) -> Difference | None:
+    if not isinstance(check, Vjp):
+        return differ(seen, right, check.rtol)
+    parts = [(seen, right)] if check.single else zip(seen, right, strict=True)
+    for name, (got, expected) in zip(check.wrt, parts, strict=True):
+        found = differ(got, np.asarray(expected), check.rtol, f"d{name}")
+        if found:
+            return found
+    return None
 
 
 def _answers(check: Answer, seen: dict[Any, Any], right: dict[Any, Any], found: _Found) -> _Found:
@@ -231,17 +245,36 @@ def _answers(check: Answer, seen: dict[Any, Any], right: dict[Any, Any], found: 
     return found.fail("value", text)
 
 
-def _gradient_contract(check: Vjp, space: Space, case: Case, seen: Any, found: _Found) -> None:
-    parts = [seen] if check.single else seen
-    wanted = [case.values[n] for n in check.wrt]
-    if not check.single and (not isinstance(seen, (tuple, list)) or len(seen) != len(wanted)):
-        found.fail("contract", f"{check.function}() has to return {len(wanted)} gradients: {', '.join(check.wrt)}")
-        return
-    for name, got, x in zip(check.wrt, parts, wanted, strict=True):
-        if isinstance(x, np.ndarray) and isinstance(got, np.ndarray) and got.shape != x.shape:
-            text = f"d{name} has shape {got.shape}, and {name} has {x.shape}: a gradient has the shape of its input"
-            found.fail("contract", text)
-            return
+def _kinks(loaded: Loaded, check: Kinked, space: Space, case: Case, found: _Found, seed: int) -> _Found:
+    report = gradients.judge_kinks(check, loaded.solution, space, case, seed)
+    part = next(iter(report.failures), None)
+    named = [p.kinks for p in report.parts if p.kinks is not None]
+    if named:
+        found.result.kinks = {"n": sum(k.count for k in named), "convention": report.convention}
+        if report and report.convention:
+            found.notes.append(f"your convention at kinks: {report.convention}")
+    if report:
+        return found
+    if part is None:
+        return found.fail("contract", next(f.text for f in report.findings if f.fails))
+    words = next((f.text for f in [*report.findings, *part.findings] if f.fails), "")
+    if part.worst:
+        worst = part.worst[0]
+        index = ",".join(map(str, worst.index))
+        words = words or f"d{part.name}[{index}]: yours {worst.yours:.6g}, should be {worst.expected:.6g}"
+        found.result.worst = Worst(worst.index, worst.yours, worst.expected, worst.error)
+    if part.kinks is not None and not part.kinks.legal:
+        words = f"no legal subgradient at a kink. {words}" if "convention" not in part.kinks.note else part.kinks.note
+    found.result.arg, found.result.shape, found.result.where, found.result.axes = (
+        part.name,
+        part.shape,
+        part.where,
+        part.axes,
+    )
+    found.result.share = part.wrong / max(1, part.checked)
+    found.result.heat = None if part.error_map is None else np.nan_to_num(part.error_map) > 0
+    found.causes = [Cause(c.id, c.confidence, c.text, cases=c.cases) for c in part.causes if c.kind != "pattern"]
+    return found.fail("value", words or "the gradient is wrong")
 
 
 def _name(
@@ -259,12 +292,12 @@ def _name(
     for round_ in range(DIAGNOSIS_ROUNDS):
         for case in check.cases(_rng(seed, number, round_), loaded.solution):
             try:
-                seen = check.observe(space, case)
+                seen = _watched(check, space, case)
             except StudentError as error:
                 seen = error
                 if error.kind in ("timeout", "crash", "exit", "memory", "output"):
                     return
-            observed.append((case, seen, check.observe(loaded.solution, case)))
+            observed.append((case, seen, _watched(check, loaded.solution, case)))
     needed = 1 if isinstance(check, Answer) else 2
     matches = []
     for candidate in loaded.bugs:
@@ -272,6 +305,19 @@ def _name(
         if count >= needed:
             matches.append((candidate, count))
     outcome.causes = [_cause(b, n) for b, n in matches]
+    if not matches and found.causes:
+        outcome.causes = found.causes
+    elif not matches and isinstance(check, Vjp) and outcome.layer in ("contract", "value"):
+        told = gradients.explain(check, loaded.solution, space, [case for case, _, _ in observed])
+        outcome.causes, outcome.cleared, outcome.nearest = told.causes, told.cleared, told.nearest
+
+
+def _watched(check: Check, space: Space, case: Case) -> Any:
+    """What comes out, and what has become of the arguments."""
+    if not isinstance(check, (Same, Vjp)) or not check.contract:
+        return check.observe(space, case)
+    args = case.args()
+    return [space.function(check.function)(*args), [a for a in args if not callable(a)]]
 
 
 def _cause(one: Bug, count: int) -> Cause:
@@ -284,13 +330,13 @@ def _equal_cases(loaded: Loaded, check: Check, candidate: Bug, observed: list[tu
     count = 0
     for case, seen, right in observed:
         try:
-            wrong = check.observe(mutant, case)
+            wrong = _watched(check, mutant, case)
         except StudentError as error:
             wrong = error
         if isinstance(check, Answer):
             count += check.matches(seen, wrong, right)
             continue
-        if same(wrong, right, 1e-7):
+        if same(wrong, right, 10 * check.rtol):
             if not same(seen, right, check.rtol):
                 return 0
         elif check.matches(seen, wrong, right):

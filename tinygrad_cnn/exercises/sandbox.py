@@ -190,6 +190,9 @@ class ChildSpace(Space):
                             value = view
                     elif np.array_equal(view, got, equal_nan=True):
                         value = type(value)(view if i == part else v for i, v in enumerate(value))
+            for first, second in header.get("twins", ()):
+                if np.array_equal(value[first], value[second], equal_nan=True):
+                    value = type(value)(value[first] if i == second else v for i, v in enumerate(value))
         except (TypeError, ValueError, IndexError, KeyError, AttributeError):
             pass  # a forged reply; the values themselves are judged anyway
         return value
