@@ -39,7 +39,5 @@ with tg.no_grad():
         if masks in (1, 4, 16, 64):
             mean = total / masks
             accuracy, difference = np.mean(mean.argmax(1) == y), np.abs(mean - scaled).mean()
-            print(
-                f"mean of {masks:2d} sub-networks: accuracy {accuracy:.1%}, differs from the scaled one by {difference:.4f}"
-            )
+            print(f"mean of {masks:2d} sub-networks: accuracy {accuracy:.1%}, from the scaled one {difference:.4f}")
 print(f"the scaled network:      accuracy {np.mean(scaled.argmax(1) == y):.1%}")

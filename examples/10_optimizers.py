@@ -17,7 +17,7 @@ parser.add_argument("--quick", action="store_true", help="a few steps of each")
 parser.add_argument("--steps", type=int, default=600, help="steps of each run (default: %(default)s)")
 parser.add_argument("--out", help="file for the plot, .svg or .png; without it only the numbers are printed")
 args = parser.parse_args()
-steps = 12 if args.quick else args.steps
+steps = 4 if args.quick else args.steps
 
 NETWORKS = {
     "logistic regression": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10)),
