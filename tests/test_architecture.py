@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"backend", "errors"},
     "models": _CORE | {"nn"},
     "train": _NETWORKS,
-    "compiler": _NETWORKS,
+    "captured": _CORE | {"nn", "optim"},
     "gradcheck": _CORE,
     "exercises": _NETWORKS | {"train", "gradcheck"},
 }
