@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "ops": {"op", "graph", "backend", "errors"},
     "tensor": {"ops", "autodiff", "graph", "backend", "errors"},
     "nn": _CORE,
-    "optim": {"tensor", "graph", "backend", "errors"},
+    "optim": {"nn", "tensor", "graph", "backend", "errors"},
     "data": {"backend", "errors"},
     "models": _CORE | {"nn"},
     "train": _NETWORKS,
