@@ -219,6 +219,12 @@ class Tensor(Traced):
             parts.append(f"name={self.name!r}")
         return f"Tensor({', '.join(parts)})"
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Show a notebook the values and the graph that they were computed by."""
+        from .viz.notebook import tensor_bundle
+
+        return tensor_bundle(self)
+
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else repr(self)
 

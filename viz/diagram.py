@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Any
 
 from ..errors import OptionError
@@ -33,7 +34,7 @@ NO_GRADIENT = "no gradient yet"
 
 @dataclass(slots=True)
 class Box:
-    """One rectangle: `kind` is op, module, parameter, input, constant or saved; `title` stands bold above `lines`."""
+    """One rectangle: a bold title above lines. `kind`: op, module, parameter, buffer, input, constant or saved."""
 
     id: str
     kind: str
@@ -46,7 +47,7 @@ class Box:
 
 @dataclass(slots=True)
 class Link:
-    """One arrow: `kind` is forward (solid), backward (dashed) or saved (dotted)."""
+    """One arrow: `kind` is forward (solid), backward (dashed), saved (dotted) or order (not drawn, for the layout)."""
 
     tail: str
     head: str
@@ -284,7 +285,7 @@ class _Chooser:
         """Tell whether a leaf belongs to the module that reads it, rather than coming from outside."""
         if value.role == "parameter":
             return value.name is not None and value.name.startswith(self.roots)
-        return value.role == "constant"
+        return value.role in ("constant", "buffer")
 
     def _chained(self, first: list[OpNode], second: list[OpNode]) -> bool:
         """Tell whether `second` reads nothing but one result of `first`, and nobody else reads `first`."""
@@ -350,10 +351,11 @@ class _Chooser:
         for id, values in leaves.items():
             self._label_leaf(boxes[id], values)
         if not self.shown:
-            self._leaf_only(boxes, leaves)
+            self._leaf_only(boxes, leaves, links)
         if self.mode == "both":
             self._add_saved(boxes, members, links)
         legend = self._paint(boxes, members, leaves)
+        self._unframe(boxes)
         ordered = self._in_order(boxes, members, leaves)
         clusters = self._clusters(ordered)
         return Diagram(
@@ -446,7 +448,7 @@ class _Chooser:
         shown = self.nodes[self._real(reader.id)]
         hidden = self._collapsed(shown)
         held = self._held(value)
-        if value.role in ("parameter", "constant"):
+        if value.role in ("parameter", "constant", "buffer"):
             if not self.show_parameters:
                 return ""
             inner = all(r in self.nodes and self._collapsed(self.nodes[self._real(r)]) is hidden for r in value.readers)
@@ -470,17 +472,55 @@ class _Chooser:
             b = self.modules[b].parent
         return b
 
-    def _leaf_only(self, boxes: dict[str, Box], leaves: dict[str, list[Value]]) -> None:
-        """A graph of leaves: nothing was recorded."""
+    def _leaf_only(
+        self, boxes: dict[str, Box], leaves: dict[str, list[Value]], links: dict[tuple[str, str, str], Link]
+    ) -> None:
+        """A graph of leaves: nothing was recorded, or only modules are known."""
         for value in self.ir.values:
             boxes[value.id] = Box(value.id, value.role, "")
             leaves[value.id] = [value]
             self._label_leaf(boxes[value.id], [value])
-        for module in self.ir.modules if not self.ir.values else ():
-            hidden = [m for m in self.ir.modules if m.parent == module.id]
-            if not hidden or module.id in self.closed:
-                lines = [f"{count_text(module.parameters)} parameters"] if module.parameters else []
-                boxes[module.id] = Box(module.id, "module", clip(module.path), lines, cluster=module.parent)
+        if not self.ir.values:
+            self._structure(boxes, links)
+
+    def _structure(self, boxes: dict[str, Box], links: dict[tuple[str, str, str], Link]) -> None:
+        """Modules that were not called: one below the other in the order they were written.
+
+        Only inside a Sequential does that order say what flows where, so only there arrows are drawn.
+        """
+        children: dict[str | None, list[str]] = {}
+        for module in self.ir.modules:
+            children.setdefault(module.parent, []).append(module.id)
+        ends: dict[str, tuple[str, str]] = {}  # module -> its first and last box
+        for module in reversed(self.ir.modules):  # children before their parents
+            inner = children.get(module.id, [])
+            if not inner or module.id in self.closed:
+                name = self._short_name(module)
+                title = clip(f"{name}: {module.kind}" if name != module.kind else name)
+                lines = [clip(module.options, 48)] if module.options else []
+                if module.parameters:
+                    lines.append(f"{count_text(module.parameters)} parameters")
+                boxes[module.id] = Box(module.id, "module", title, lines, module.id, module.parent)
+                ends[module.id] = (module.id, module.id)
+            else:
+                ends[module.id] = (ends[inner[0]][0], ends[inner[-1]][1])
+        hidden = {id for id in boxes if self._inside_closed(id)}
+        for id in hidden:
+            del boxes[id]
+        for module in self.ir.modules:
+            inner = [id for id in children.get(module.id, []) if ends[id][0] in boxes and ends[id][1] in boxes]
+            kind = "forward" if module.kind == "Sequential" else "order"
+            for a, b in pairwise(inner):
+                key = (ends[a][1], ends[b][0], "forward")
+                links[key] = Link(key[0], key[1], kind)
+
+    def _inside_closed(self, id: str) -> bool:
+        parent = self.modules[id].parent
+        while parent is not None:
+            if parent in self.closed:
+                return True
+            parent = self.modules[parent].parent
+        return False
 
     # -- what is written in them
 
@@ -497,7 +537,7 @@ class _Chooser:
             if module.parameters:
                 copies = self.times.get(module.id, 1)
                 box.lines.append(f"{count_text(module.parameters)} parameters" + (" each" if copies > 1 else ""))
-            box.tooltip = f"{module.id}: {module.kind}\n{len(members)} ops"
+            box.tooltip = f"{module.id}: {module.kind}({module.options})\n{len(members)} ops"
             return
         value = self.values[first.output]
         box.title = clip(first.kind)
@@ -684,7 +724,8 @@ class _Chooser:
         for id, values in leaves.items():
             readers = [self.nodes[r].order for v in values for r in v.readers if r in self.nodes]
             first[id] = min(readers, default=0) - 0.5
-        position = {id: i for i, id in enumerate(boxes)}
+        position = {module.id: i for i, module in enumerate(self.ir.modules)} if not self.shown else {}
+        position = {id: position.get(id, i) for i, id in enumerate(boxes)}
         return sorted(boxes.values(), key=lambda box: (first.get(box.id, 0.0), position[box.id]))
 
     def _clusters(self, boxes: list[Box]) -> list[Cluster]:
@@ -703,6 +744,21 @@ class _Chooser:
             result.append(Cluster(module.id, clip(label, 48) + self._times(module.id), module.parent))
         return result
 
+    def _unframe(self, boxes: dict[str, Box]) -> None:
+        """Draw a module that is nothing but one op as that op, with the module's name in it."""
+        inside: dict[str, list[Box]] = {}
+        outer = {self.modules[id].parent for box in boxes.values() if (id := box.cluster) is not None}
+        for box in boxes.values():
+            if box.cluster is not None:
+                inside.setdefault(box.cluster, []).append(box)
+        for id, found in inside.items():
+            module = self.modules[id]
+            ops = [box for box in found if box.kind != "saved"]
+            if len(ops) == 1 and ops[0].kind == "op" and id not in outer and id not in self.times and module.parent:
+                ops[0].lines.insert(0, clip(self._short_name(module)))
+                for box in found:
+                    box.cluster = module.parent
+
     def _short_name(self, module: Module) -> str:
         """Return a module call's path from its parent on."""
         parent = self.modules[module.parent].path + "." if module.parent is not None else ""
@@ -716,6 +772,8 @@ class _Chooser:
 
     def _description(self, boxes: list[Box]) -> str:
         ops = len(self.shown)
+        if not ops and self.ir.modules:
+            return f"The modules of {self.ir.title}, drawn as {len(boxes)} boxes."
         parameters = [v for v in self.ir.values if v.role == "parameter"]
         text = f"{'The graph' if self.mode == 'forward' else f'The {self.mode} graph'} of {self.ir.title}: {ops} ops"
         if self.ir.modules:

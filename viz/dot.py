@@ -19,6 +19,7 @@ _SHAPES = {
     "parameter": "box",
     "input": "box",
     "constant": "box",
+    "buffer": "box",
     "saved": "note",
 }
 _STYLES = {
@@ -27,6 +28,7 @@ _STYLES = {
     "parameter": "rounded,bold",
     "input": "rounded",
     "constant": "rounded",
+    "buffer": "rounded",
     "saved": "dotted",
 }
 
@@ -96,6 +98,8 @@ def to_dot(diagram: Diagram, *, theme: str = "auto", legend: bool = True) -> str
             if not backward_only and (link.head, link.tail) in forward:
                 attributes.append("constraint=false")
             attributes += [f'color="{c["back"]}"', f'fontcolor="{c["back"]}"', "class=b"]
+        elif link.kind == "order":
+            attributes.append("style=invis")
         elif link.kind == "saved":
             attributes += ["style=dotted", "arrowhead=none", f'color="{c["saved"]}"', "class=s"]
         else:

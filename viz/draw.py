@@ -29,7 +29,7 @@ _PNG_UP_TO = 500
 
 
 def draw(
-    graph: Traced | GraphIR | Recorder | Sequence[Traced],
+    graph: Traced | Sequence[Traced] | Recorder | GraphIR | Any,
     mode: str = "forward",
     *,
     depth: int | None = None,
@@ -45,7 +45,8 @@ def draw(
     """Draw a recorded graph.
 
     Args:
-        graph: a tensor (or several) whose graph still exists, a recording, or a `GraphIR`.
+        graph: a tensor (or several) whose graph still exists, a recording, a `GraphIR`, or a module, of which only
+            the structure is known as long as it does not run.
         mode: "forward": values on solid arrows. "backward": gradients on dashed arrows, from the loss down to the
             leaves; where the backward pass itself was recorded (`create_graph=True`), the ops it consists of.
             "both": both side by side, with the arrays kept for the gradient rules on dotted lines.
@@ -71,7 +72,14 @@ def draw(
         raise OptionError(f"theme must be one of {', '.join(THEMES)}, got {theme!r}")
     if engine not in ENGINES:
         raise OptionError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-    ir = graph.graph if isinstance(graph, Recorder) else graph if isinstance(graph, GraphIR) else GraphIR.of(graph)
+    if isinstance(graph, GraphIR):
+        ir = graph
+    elif isinstance(graph, Recorder):
+        ir = graph.graph
+    elif hasattr(graph, "named_modules"):
+        ir = GraphIR.of_module(graph)
+    else:
+        ir = GraphIR.of(graph)
     chosen = diagram(ir, mode=mode, depth=depth, collapse=collapse, color_by=color_by, fold=fold, parameters=parameters)
     if title is not None:
         chosen.title = title

@@ -143,6 +143,7 @@ class Module:
         parent: id of the module call it happened in, or None.
         call: 1 for the first call.
         parameters: number of parameter elements it holds, its children's included.
+        options: how it was made, as text: "1, 6, kernel_size=5".
     """
 
     id: str
@@ -151,6 +152,7 @@ class Module:
     parent: str | None = None
     call: int = 1
     parameters: int = 0
+    options: str = ""
 
 
 @dataclass(slots=True)
@@ -241,8 +243,8 @@ class Value:
 
     Attributes:
         id: the maker's id and ".y"; a parameter's path; a given name; else "input:k" or "constant:k".
-        role: "parameter" (a leaf that needs a gradient), "input" (a leaf that does not), "constant" (a plain array,
-            such as labels) or "result" (an op made it).
+        role: "parameter" (a leaf that needs a gradient), "buffer" (a tensor that a module holds but does not learn),
+            "input" (another leaf), "constant" (a plain array, such as labels) or "result" (an op made it).
         shape, dtype, device, bytes: of the array.
         name: its given name or parameter path, or None.
         requires_grad: whether gradients flow into it.
@@ -382,6 +384,20 @@ class GraphIR:
         for y in outputs:
             builder.output(y)
         return builder.finish(title)
+
+    @classmethod
+    def of_module(cls, module: Any, *, title: str | None = None) -> GraphIR:
+        """Describe what a module is made of, without running it: its modules and parameters, no ops.
+
+        Args:
+            module: an object with `named_modules()` and `named_parameters()`.
+            title: heading; by default the module's class.
+        """
+        builder = Builder()
+        builder.structure(module)
+        graph = builder.finish(title)
+        graph.notes.append("Structure only: what flows where is known once it has run on an input.")
+        return graph
 
     def node(self, id: str) -> OpNode:
         """Return the node of that id."""
@@ -716,6 +732,7 @@ class Builder:
             None if parent is None else parent.id,
             call,
             sum(int(p.array.size) for _, p in _named(module, "named_parameters")),
+            _options(module),
         )
         self.graph.modules.append(made)
         return made
@@ -730,9 +747,21 @@ class Builder:
             path = self._free(f"{parent.path}.({kind})")
         self._roots.append(module)
         self._paths[id(module)] = path
-        for name, inner in (*_named(module, "named_modules"), *_named(module, "named_parameters")):
+        for name, inner in (
+            *_named(module, "named_modules"),
+            *_named(module, "named_parameters"),
+            *_named(module, "named_buffers"),
+        ):
             self._paths.setdefault(id(inner), f"{path}.{name}" if name else path)
         return path
+
+    def structure(self, module: Any) -> None:
+        """Describe the modules inside a module that was not called."""
+        scopes: dict[str, Scope] = {}
+        for name, inner in _named(module, "named_modules"):
+            parent = scopes.get(_parent(name, scopes)) if name else None
+            scopes[name] = Scope(inner, parent)
+            self.module(scopes[name])
 
     # -- values
 
@@ -744,7 +773,7 @@ class Builder:
         # A parameter's name is known once its module is; the name given by hand comes first.
         path = self._paths.get(id(x))
         name = x.name or path or name
-        role = "parameter" if x.requires_grad else "input"
+        role = "parameter" if x.requires_grad else "input" if path is None else "buffer"
         id_ = self._free(name) if name is not None else self._free(self._numbered(role))
         made = self._value(id_, role, x.array, name, x.requires_grad)
         self.values[x.index] = made
@@ -900,6 +929,15 @@ class Builder:
         return graph
 
 
+def _parent(name: str, known: dict[str, Scope]) -> str:
+    """Return the longest known path above `name`; lists and dicts in between have no module of their own."""
+    while name:
+        name = name.rpartition(".")[0]
+        if name in known:
+            break
+    return name
+
+
 def array_bytes(x: Any) -> int:
     """Return the size of an array or of a traced value's array."""
     array = x.array if isinstance(x, Traced) else x
@@ -910,6 +948,13 @@ def _named(module: Any, method: str) -> Iterable[tuple[str, Any]]:
     """Return what `module.named_modules()` or `.named_parameters()` gives, nothing for objects without them."""
     found = getattr(module, method, None)
     return list(found()) if callable(found) else []
+
+
+def _options(module: Any) -> str:
+    """Return `module.extra_repr()` in one short line, "" without one."""
+    found = getattr(module, "extra_repr", None)
+    text = " ".join(str(found()).split()) if callable(found) else ""
+    return text if len(text) <= 120 and " at 0x" not in text else text.split(" at 0x")[0][:119] + "…"
 
 
 def _flops(op: Any, output: tuple[int, ...], inputs: list[Any], options: dict[str, Any]) -> int | None:

@@ -95,6 +95,8 @@ def to_paper(diagram: Diagram, form: str, *, theme: str = "auto") -> bytes:
     colors = {"forward": c["line"], "backward": c["back"], "saved": c["saved"]}
     styles = {"forward": "-", "backward": "--", "saved": ":"}
     for link, points in zip(diagram.links, placed.paths, strict=True):
+        if link.kind == "order":
+            continue
         shifted = [(x + dx, y + dy) for x, y in points]
         color = colors[link.kind]
         axes.add_patch(

@@ -200,7 +200,7 @@ def place(diagram: Diagram) -> Placed:
         w2, h2 = size[car[box.id]] if box.id in car else (-_CAR_GAP, 0.0)
         sizes.append((w + _CAR_GAP + w2, max(h, h2)))
         anchors.append(-(_CAR_GAP + w2) / 2)
-    carrying = [link for link in diagram.links if link.kind == "forward"]
+    carrying = [link for link in diagram.links if link.kind in ("forward", "order")]
     pairs = {(link.tail, link.head) for link in carrying}
     beside = {id(link) for link in diagram.links if link.kind == "backward" and (link.head, link.tail) in pairs}
     carrying += [link for link in diagram.links if link.kind == "backward" and id(link) not in beside]
@@ -209,7 +209,7 @@ def place(diagram: Diagram) -> Placed:
         [box.cluster for box in boxes],
         {cluster.id: cluster.parent for cluster in diagram.clusters},
         [(number[link.tail], number[link.head]) for link in carrying],
-        light=[box.kind in ("parameter", "constant") for box in boxes],
+        light=[box.kind in ("parameter", "constant", "buffer") for box in boxes],
         anchors=anchors,
         labels={cluster.id: label_width(cluster) for cluster in diagram.clusters},
     )
@@ -274,6 +274,8 @@ def to_svg(diagram: Diagram, *, theme: str = "auto") -> str:
         )
     labels: list[str] = []
     for link, points in zip(diagram.links, placed.paths, strict=True):
+        if link.kind == "order":
+            continue
         name = {"forward": "f", "backward": "b", "saved": "s"}[link.kind]
         tip = f"<title>{escape(link.tooltip)}</title>" if link.tooltip else ""
         head = "" if link.kind == "saved" else _arrow(points)

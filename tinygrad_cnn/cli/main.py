@@ -42,6 +42,7 @@ COMMANDS = [
     Command("evaluate", ".evaluation:command", "test accuracy and confusion matrix of a trained network", "Train"),
     Command("predict", ".prediction:command", "read the digits in image files", "Train"),
     Command("summary", ".summary:command", "layers, shapes, parameters and cost of a network", "Look"),
+    Command("draw", ".drawing:command", "the graph of a network, forward and backward, as a picture or page", "Look"),
     Command("info", ".info:command", "versions, devices and libraries on this machine", "Look"),
     Command("ex", "..exercises.commands:command", "exercises: write a gradient, learn what is wrong with it", "Learn"),
 ]

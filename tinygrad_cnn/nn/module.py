@@ -390,6 +390,12 @@ class Module:
         body = "\n  ".join(([extra] if extra else []) + lines)
         return f"{type(self).__name__}(\n  {body}\n)"
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Show a notebook what the module is made of."""
+        from ..viz.notebook import module_bundle
+
+        return module_bundle(self)
+
 
 def _names_dtype(target: Any) -> bool:
     return isinstance(target, str) and target.startswith(("float", "int", "uint", "bool"))
