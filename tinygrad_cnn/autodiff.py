@@ -14,7 +14,7 @@ from typing import Any
 from . import graph
 from .backend import namespace
 from .backend.device import namespaces
-from .backend.exposure import changed, exposed
+from .backend.exposure import changed, exposed, memory_of
 from .errors import GraphError, ShapeError
 from .graph import Node, Traced, state
 from .op import TABLE
@@ -60,6 +60,8 @@ def gradients(
             )
     table = _walk(outputs, seeds, inputs, retain_graph, create_graph)
     found = [table.get(x.index) for x in inputs]
+    if not create_graph:
+        found = _owned(found, _arrays_in(seeds))
     for i, (x, gx) in enumerate(zip(inputs, found, strict=True)):
         if gx is None and not allow_unused:
             raise GraphError(
@@ -72,9 +74,12 @@ def gradients(
 def backward(output: Traced, seed: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
     """Add d(output · seed) / dx to `x.grad` of every leaf x that requires a gradient."""
     leaves: dict[int, Traced] = {}
-    table = _walk([output], None if seed is None else [seed], None, retain_graph, create_graph, leaves)
-    for index, x in leaves.items():
-        gx = table.get(index)
+    seeds = None if seed is None else [seed]
+    table = _walk([output], seeds, None, retain_graph, create_graph, leaves)
+    found = [table.get(index) for index in leaves]
+    if not create_graph:
+        found = _owned(found, _arrays_in(seeds))
+    for x, gx in zip(leaves.values(), found, strict=True):
         if gx is None:
             continue
         gx = _as_traced(x, gx)
@@ -83,7 +88,14 @@ def backward(output: Traced, seed: Any = None, *, retain_graph: bool | None = No
         elif create_graph:
             x.grad = x.grad + gx
         else:
-            x.grad = x.result_type.made(x.grad.array + gx.array)
+            x.grad = x.result_type.made(_add(x.grad.array, gx.array))
+
+
+def _arrays_in(seeds: Any) -> list[Any]:
+    """Return the arrays among the seeds."""
+    given = seeds if isinstance(seeds, (list, tuple)) else [seeds]
+    raws = [seed.array if isinstance(seed, Traced) else seed for seed in given]
+    return [raw for raw in raws if raw.__class__ in namespaces]
 
 
 def _walk(
@@ -99,11 +111,15 @@ def _walk(
     table = _seeds(outputs, seeds, create_graph)
     nodes = graph.nodes_from(outputs)
     keep = None if wrt is None else {x.index for x in wrt}
-    wanted = None if keep is None else _leading_to(keep, nodes)
+    wanted, passing = (None, None) if keep is None else _leading_to(keep, nodes)
     made = outputs[0].result_type.made
     hooked: dict[int, Traced] = {}
-    if leaves is not None:
-        leaves.update((x.index, x) for x in outputs if x.node is None)
+    for x in outputs:
+        if x.node is None:
+            if leaves is not None:
+                leaves[x.index] = x
+            if x.hooks:
+                hooked[x.index] = x
     observers = state.observers
     for observer in observers:
         observer.backward_started(nodes, table)
@@ -113,9 +129,13 @@ def _walk(
             node = nodes.pop()
             index = node.index
             g = table.get(index) if keep is not None and index in keep else table.pop(index, None)
-            if g is None or (wanted is not None and index not in wanted):
-                if not retain and g is not None:
-                    node.free()
+            if g is None:
+                continue
+            if node.hooks:
+                g = _run_hooks(node.hooks, g, made, create_graph)
+                if keep is not None and index in keep:
+                    table[index] = g
+            if passing is not None and index not in passing:
                 continue
             inputs, output, options, op = node.inputs, node.output, node.options, node.op
             if inputs is None:
@@ -123,38 +143,40 @@ def _walk(
                     f"{op.name}: this part of the graph was already walked and its arrays were freed; "
                     "to walk it twice, pass retain_graph=True the first time (or compute the output again)"
                 )
-            if node.hooks:
-                g = _run_hooks(node.hooks, g, made, create_graph)
-                if keep is not None and index in keep:
-                    table[index] = g
-            for observer in observers:
-                observer.node_started(node, g)
+            if observers:
+                for observer in observers:
+                    observer.node_started(node, g)
             if create_graph:
-                values: Iterable[Any] = inputs
+                values: Any = inputs
                 y = made(output, node, index)
             else:
-                values = [x.array if isinstance(x, Traced) else x for x in inputs]
+                values = []
+                for x in inputs:
+                    values.append(x.array if isinstance(x, Traced) else x)
                 y = output
             if exposed or node.seals:
                 _check_unchanged(node)
+            rules = op.rules
             for position, x in enumerate(inputs):
                 if not isinstance(x, Traced):
                     continue
-                if x.index > index:
+                target = x.index
+                if target > index:
                     raise _edited(node, position, x)
-                if not x.requires_grad:
+                if not x.requires_grad or (wanted is not None and target not in wanted):
                     continue
-                if wanted is not None and x.index not in wanted:
-                    continue
-                rule = op.rule(position) if op.variadic else op.rules[position]
+                rule = op.rule(position) if op.variadic else rules[position]
                 if rule is None:
                     continue
+                maker = x.node
+                if maker is not None and maker.index != target:
+                    raise _replaced(x)
                 gx = rule(g, y, *values, **options)
                 if gx is None:
                     continue
                 array = x.array
                 raw = gx.array if isinstance(gx, Traced) else gx
-                if raw.__class__ not in namespaces:  # arithmetic on arrays without axes gives NumPy's scalars
+                if raw.__class__ not in namespaces:  # NumPy's arithmetic returns scalars where an array has no axes
                     gx = raw = namespace(array).asarray(raw)
                 if raw.shape != array.shape:
                     if not op.broadcasts:
@@ -166,21 +188,26 @@ def _walk(
                     raw = gx.array if isinstance(gx, Traced) else gx
                 if raw.dtype is not array.dtype and raw.dtype != array.dtype:
                     gx = TABLE["astype"](gx, dtype=array.dtype)
-                before = table.get(x.index)
-                total = table[x.index] = gx if before is None else before + gx
-                if x.node is None:
+                total = table.get(target)
+                total = gx if total is None else total + gx
+                if total.__class__ not in namespaces and not isinstance(total, Traced):
+                    total = namespace(array).asarray(total)
+                table[target] = total
+                if maker is None:
                     if leaves is not None:
-                        leaves[x.index] = x
+                        leaves[target] = x
                     if x.hooks:
-                        hooked[x.index] = x
-                for observer in observers:
-                    observer.contributed(node, position, x, gx, total)
+                        hooked[target] = x
+                if observers:
+                    for observer in observers:
+                        observer.contributed(node, position, x, gx, total)
             if not retain:
-                node.free()
-            for observer in observers:
-                observer.node_finished(node, not retain)
+                node.inputs = node.output = None
+            if observers:
+                for observer in observers:
+                    observer.node_finished(node, not retain)
             # The names of this turn would keep its arrays alive during the next one.
-            inputs = output = values = y = g = gx = raw = array = before = total = x = node = None  # type: ignore[assignment]
+            inputs = output = values = y = g = gx = raw = array = total = x = node = None  # type: ignore[assignment]
         for index, x in hooked.items():
             if index in table:
                 table[index] = _run_hooks(x.hooks or [], table[index], made, create_graph)
@@ -203,6 +230,8 @@ def _seeds(outputs: Sequence[Traced], seeds: Any, create_graph: bool) -> dict[in
     for y, seed in zip(outputs, seeds, strict=True):
         if not isinstance(y, Traced):
             raise GraphError(f"cannot differentiate {type(y).__name__}: it is not a tensor")
+        if y.node is not None and y.node.index != y.index:
+            raise _replaced(y)
         if not y.requires_grad:
             raise GraphError(
                 f"nothing to differentiate: {_called(y)} does not depend on anything with requires_grad=True, "
@@ -230,19 +259,23 @@ def _seeds(outputs: Sequence[Traced], seeds: Any, create_graph: bool) -> dict[in
         elif not create_graph and isinstance(seed, Traced):
             seed = seed.array
         before = table.get(y.index)
-        table[y.index] = seed if before is None else before + seed
+        table[y.index] = seed if before is None else _add(before, seed)
     return table
 
 
-def _leading_to(keep: set[int], nodes: list[Node]) -> set[int]:
-    """Return the indices of all values through which something in `keep` can be reached, `keep` included."""
-    wanted = set(keep)
+def _leading_to(keep: set[int], nodes: list[Node]) -> tuple[set[int], set[int]]:
+    """Return through which values something in `keep` can be reached, `keep` included, and which nodes lead there."""
+    wanted, passing = set(keep), set()
     for node in reversed(nodes):
         for x in node.inputs or ():
             if isinstance(x, Traced) and x.index in wanted:
                 wanted.add(node.index)
+                passing.add(node.index)
                 break
-    return wanted
+        if node.inputs is None and node.index not in keep:  # what was behind it is gone: the walk has to say so
+            wanted.add(node.index)
+            passing.add(node.index)
+    return wanted, passing
 
 
 def _run_hooks(hooks: list[Callable[[Any], Any]], g: Any, made: Callable[..., Any], create_graph: bool) -> Any:
@@ -275,11 +308,42 @@ def _called(x: Traced) -> str:
     return f"{'tensor' if x.name is None else repr(x.name)} of shape {tuple(array.shape)}, {array.dtype}, {made}"
 
 
+def _add(total: Any, gx: Any) -> Any:
+    """Add two gradients; NumPy's sum of arrays without axes would be a scalar."""
+    result = total + gx
+    return result if isinstance(result, Traced) or result.__class__ in namespaces else namespace(gx).asarray(result)
+
+
+def _owned(found: list[Any], foreign: Iterable[Any]) -> list[Any]:
+    """Copy gradients whose memory is shared with another one, or with a seed, or is a stretched view.
+
+    A rule may pass g on as it is. Whoever gets a gradient may write to it, so each is given memory of its own.
+    """
+    taken = {id(memory_of(raw)) for raw in foreign}
+    result = []
+    for gx in found:
+        if gx is not None:
+            owner = memory_of(gx)
+            if id(owner) in taken or any(step == 0 and n > 1 for step, n in zip(gx.strides, gx.shape, strict=True)):
+                gx = gx.copy()
+                owner = gx
+            taken.add(id(owner))
+        result.append(gx)
+    return result
+
+
 def _edited(node: Node, position: int, x: Traced) -> GraphError:
     name = node.op.inputs[min(position, len(node.op.inputs) - 1)]
     return GraphError(
         f"{node.op.name}: its input {name!r} ({_called(x)}) was edited in place after {node.op.name} had read it, so "
         "the gradient would be wrong; call backward() before the edit, or compute the value again after it"
+    )
+
+
+def _replaced(x: Traced) -> GraphError:
+    return GraphError(
+        f"{_called(x)} got new values in place after it was computed, so it no longer is what the graph says; "
+        "compute the new values as a new tensor, or cut this one off with .detach() before the edit"
     )
 
 
@@ -306,7 +370,14 @@ def vjp(function: Callable[..., Any], *inputs: Traced, seed: Any = None) -> tupl
     values = [_fresh(x) for x in inputs]
     with graph.enable_grad():
         y = function(*values)
-    return y, gradients(y, values, seed, allow_unused=True)
+    if not y.requires_grad:
+        return y, [_zeros(x) for x in values]
+    rows = gradients(y, values, None if seed is None else [seed], allow_unused=True)
+    return y, [_zeros(x) if row is None else row for x, row in zip(values, rows, strict=True)]
+
+
+def _zeros(x: Traced) -> Any:
+    return x.result_type.made(namespace(x.array).zeros_like(x.array))
 
 
 def jvp(function: Callable[..., Any], inputs: Sequence[Traced], tangents: Sequence[Any]) -> tuple[Any, Any]:
@@ -320,11 +391,13 @@ def jvp(function: Callable[..., Any], inputs: Sequence[Traced], tangents: Sequen
     values = [_fresh(x) for x in inputs]
     with graph.enable_grad():
         y = function(*values)
+        if not y.requires_grad:
+            return y, _zeros(y)
         seed = _fresh(y)
-        rows = gradients(y, values, seed, create_graph=True, allow_unused=True)
+        rows = gradients(y, values, [seed], create_graph=True, allow_unused=True)
     used = [(row, t) for row, t in zip(rows, tangents, strict=True) if row is not None and row.requires_grad]
     if not used:
-        return y, y.result_type.made(namespace(y.array).zeros_like(y.array))
+        return y, _zeros(y)
     return y, gradients([row for row, _ in used], [seed], [t for _, t in used])[0]
 
 
@@ -334,7 +407,7 @@ def jacobian(function: Callable[[Any], Any], x: Traced, *, create_graph: bool = 
     with graph.enable_grad():
         y = function(x)
         rows = _rows(y, x, create_graph)
-    if create_graph:
+    if create_graph and rows:
         flat = TABLE["stack"](*rows, axis=0)
         return TABLE["reshape"](flat, shape=y.array.shape + x.array.shape)
     xp = namespace(x.array)
@@ -354,7 +427,7 @@ def _rows(y: Traced, x: Traced, create_graph: bool) -> list[Any]:
             )[0]
         else:
             row = None
-        rows.append(x.result_type.made(xp.zeros_like(x.array)) if row is None else row)
+        rows.append(_zeros(x) if row is None else row)
     return rows
 
 

@@ -251,13 +251,13 @@ def nodes_from(outputs: Iterable[Traced]) -> list[Node]:
 
     A node is younger than everything it reads, so sorting by creation order is a topological sort.
     """
-    found: dict[int, Node] = {}
-    pending = [value.node for value in outputs if value.node is not None]
+    found = {value.node.index: value.node for value in outputs if value.node is not None}
+    pending = list(found.values())
     while pending:
-        node = pending.pop()
-        if node.index not in found:
-            found[node.index] = node
-            for x in node.inputs or ():
-                if isinstance(x, Traced) and x.node is not None:
-                    pending.append(x.node)
-    return sorted(found.values(), key=lambda node: node.index, reverse=True)
+        for x in pending.pop().inputs or ():
+            if isinstance(x, Traced):
+                node = x.node
+                if node is not None and node.index not in found:
+                    found[node.index] = node
+                    pending.append(node)
+    return [found[index] for index in sorted(found, reverse=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, SupportsIndex
 
@@ -363,18 +364,8 @@ class Tensor(Traced):
 
     def retain_grad(self) -> None:
         """Keep the gradient of a tensor that is no leaf in `grad`, too."""
-        if self.node is None:
-            return
-        import weakref
-
-        target = weakref.ref(self)
-
-        def keep(g: Tensor) -> None:
-            kept = target()
-            if kept is not None:
-                kept.grad = g if kept.grad is None else kept.grad + g
-
-        self.register_hook(keep)
+        if self.node is not None and not any(isinstance(hook, _KeepGrad) for hook in self.node.hooks or ()):
+            self.register_hook(_KeepGrad(self))
 
     # Devices and types
 
@@ -853,6 +844,11 @@ class Tensor(Traced):
             raise ShapeError(
                 f"an in-place operation cannot change the shape {self.shape} to {tuple(result.array.shape)}"
             )
+        if is_float(result.array.dtype) and not is_float(self.array.dtype):
+            raise DTypeError(
+                f"the result holds {result.array.dtype} and does not fit into this tensor of {self.array.dtype}; "
+                "write x = x + y for a new tensor, or convert this one with .astype('float32')"
+            )
         self.array = result.array.astype(self.array.dtype, copy=False)
         self.edited()
         return self
@@ -869,6 +865,9 @@ class Tensor(Traced):
     def __itruediv__(self, other: Any) -> Any:
         return self._in_place(ops.div, other)
 
+    def __ipow__(self, other: Any) -> Any:
+        return self._in_place(ops.power, other)
+
     def copy_(self, other: Any) -> Tensor:
         """Give this leaf the values of `other` (of the same shape) without recording, and return it."""
         self.data = other.array if isinstance(other, Traced) else other
@@ -883,6 +882,18 @@ class Tensor(Traced):
     def zero_(self) -> Tensor:
         """Set every element of this leaf to 0 without recording, and return it."""
         return self.fill_(0)
+
+
+class _KeepGrad:
+    """The hook of `retain_grad`: adds the gradient to that of a tensor, which it does not keep alive."""
+
+    def __init__(self, target: Tensor) -> None:
+        self.target = weakref.ref(target)
+
+    def __call__(self, g: Tensor) -> None:
+        target = self.target()
+        if target is not None:
+            target.grad = g if target.grad is None else target.grad + g
 
 
 Tensor.result_type = Tensor

@@ -15,13 +15,14 @@ import numpy as np
 
 from .device import to_host
 
-__all__ = ["changed", "expose", "exposed", "seal"]
+__all__ = ["changed", "expose", "exposed", "memory_of", "seal"]
 
 # id of the array that owns the memory -> (creation index at which it was handed out, checksum of all of it then)
 exposed: dict[int, tuple[int, int]] = {}
 
 
-def _owner(array: Any) -> Any:
+def memory_of(array: Any) -> Any:
+    """Return the array that owns the memory of a view; an array that is no view is its own."""
     while isinstance(array.base, type(array)):
         array = array.base
     return array
@@ -33,7 +34,7 @@ def _checksum(array: Any) -> int:
 
 def expose(array: Any, index: int) -> None:
     """Watch the memory of `array` from creation index `index` on, until its owner is collected."""
-    owner = _owner(array)
+    owner = memory_of(array)
     key = id(owner)
     if key not in exposed:
         exposed[key] = (index, _checksum(owner))
@@ -41,7 +42,7 @@ def expose(array: Any, index: int) -> None:
 
 
 def _is_exposed(array: Any) -> bool:
-    return hasattr(array, "base") and id(_owner(array)) in exposed
+    return hasattr(array, "base") and id(memory_of(array)) in exposed
 
 
 def seal(arrays: Sequence[Any], foreign: Sequence[bool]) -> tuple[int | None, ...] | None:
@@ -59,6 +60,6 @@ def changed(array: Any, sealed: int | None, index: int) -> bool:
         return _checksum(array) != sealed
     if not _is_exposed(array):
         return False
-    owner = _owner(array)
+    owner = memory_of(array)
     since, checksum = exposed[id(owner)]
     return index < since and _checksum(owner) != checksum
