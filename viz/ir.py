@@ -371,7 +371,7 @@ class GraphIR:
             maps: add small images of arrays with at least two axes.
             elements: keep all elements of arrays up to this size.
         """
-        outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+        outputs = list(outputs) if isinstance(outputs, Sequence) else [outputs]
         for y in outputs:
             if not isinstance(y, Traced):
                 raise GraphError(f"a graph hangs on tensors; got {type(y).__name__}")
@@ -401,11 +401,13 @@ class GraphIR:
 
     def node(self, id: str) -> OpNode:
         """Return the node of that id."""
-        return _find(self.nodes, id)
+        found: OpNode = _find(self.nodes, id)
+        return found
 
     def value(self, id: str) -> Value:
         """Return the value of that id."""
-        return _find(self.values, id)
+        found: Value = _find(self.values, id)
+        return found
 
     @property
     def has_gradients(self) -> bool:
@@ -452,7 +454,8 @@ class GraphIR:
             result = _rebuild(cls, data)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise DataError(f"a damaged recorded graph: {error}") from error
-        return result  # type: ignore[no-any-return]
+        made: GraphIR = result
+        return made
 
 
 def _find(items: Sequence[Any], id: str) -> Any:
@@ -488,10 +491,7 @@ _PARTS: dict[str, Any] = {
 
 @cache
 def _defaults(kind: type) -> tuple[tuple[str, Any], ...]:
-    return tuple(
-        (f.name, f.default_factory() if f.default_factory is not MISSING else f.default)
-        for f in fields(kind)  # type: ignore[arg-type]
-    )
+    return tuple((f.name, f.default_factory() if f.default_factory is not MISSING else f.default) for f in fields(kind))
 
 
 def _plain(item: Any) -> Any:
@@ -555,41 +555,37 @@ def stats(array: Any, *, maps: bool = False, filters: bool = False, elements: in
     if x.size <= max(elements, FULL_VALUES):
         # The shortest text of a float32 is read back as the nearest double: 0.1 stays 0.1.
         result.values = [float(str(v)) if x.dtype.kind == "f" else v.item() for v in x.ravel()]
-    if x.dtype.kind != "f":
-        x = x.astype(np.float64)
-    flat = x.ravel()
+    flat = x.ravel().astype(np.float64, copy=False)
     result.zeros = _short(1.0 - np.count_nonzero(flat) / flat.size)
-    # Infinities do not survive a subtraction from themselves, nor do NaNs: one pass finds out whether there are any.
+    # A NaN or an infinity shows in the sum: one pass tells whether there is any.
     finite = flat
     with np.errstate(all="ignore"):
-        total = flat.sum(dtype=np.float64)
-    if not math.isfinite(total):
-        good = np.isfinite(flat)
-        result.nan = int(np.isnan(flat).sum())
-        result.inf = int(flat.size - good.sum()) - result.nan
-        finite = flat[good]
-        if finite.size == 0:
-            return result
-        total = finite.sum(dtype=np.float64)
-    low, high = float(finite.min()), float(finite.max())
-    mean = total / finite.size
-    with np.errstate(all="ignore"):
-        square = float(np.dot(finite, finite)) if finite.dtype != np.float16 else math.inf
-        if not 1e-30 < square < 1e30:  # float32 would lose digits here
-            wide = finite.astype(np.float64)
-            scale = max(abs(low), abs(high)) or 1.0
-            norm = scale * math.sqrt(float(np.dot(wide / scale, wide / scale)))
+        total = float(np.add.reduce(flat))
+        if not math.isfinite(total):
+            good = np.isfinite(flat)
+            result.nan = int(np.isnan(flat).sum())
+            result.inf = int(flat.size - good.sum()) - result.nan
+            finite = flat[good]
+            if finite.size == 0:
+                return result
+            total = float(np.add.reduce(finite))
+        low, high = float(np.minimum.reduce(finite)), float(np.maximum.reduce(finite))
+        mean = total / finite.size
+        centred = finite - mean
+        std = math.sqrt(float(np.dot(centred, centred)) / finite.size)
+        square = float(np.dot(finite, finite))
+        if not 1e-290 < square < math.inf and low != high:  # the squares left the range of float64
+            scale = max(abs(low), abs(high))
+            norm = scale * math.sqrt(float(np.dot(finite / scale, finite / scale)))
         else:
             norm = math.sqrt(square)
-        std = float(finite.std(dtype=np.float64)) if finite.size > 1 else 0.0
     result.min, result.max, result.mean = _short(low), _short(high), _short(mean)
     result.std, result.norm = _short(std), _short(norm)
-    if high > low:
-        sample = finite[:: finite.size // _HISTOGRAM_SAMPLE + 1].astype(np.float64)
-        width = high - low
-        if math.isfinite(width):
-            bins = np.minimum(((sample - low) * (BINS / width)).astype(np.intp), BINS - 1)
-            result.histogram = np.bincount(bins, minlength=BINS).tolist()
+    width = high - low
+    if 0 < width < math.inf:
+        sample = finite[:: finite.size // _HISTOGRAM_SAMPLE + 1]
+        bins = np.minimum(((sample - low) * (BINS / width)).astype(np.intp), BINS - 1)
+        result.histogram = np.bincount(bins, minlength=BINS).tolist()
     if maps and x.ndim >= 2:
         result.maps = _maps(x, low, high, filters)
     return result
@@ -640,7 +636,7 @@ def _reads(rule: Any) -> frozenset[str] | None:
     if code is None or code.co_flags & 0x04:  # *inputs
         return None
     instructions = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
-    found = set()
+    found: set[str] = set()
     for i, instruction in enumerate(instructions):
         if not instruction.opname.startswith(("LOAD_FAST", "LOAD_DEREF", "LOAD_CLOSURE")):
             continue
@@ -886,13 +882,12 @@ class Builder:
             rule = op.vjps[key]
             read = _reads(rule)
             names = () if read is None else _argument_names(rule)  # g, y, then the inputs
-            for other, entry in enumerate([*node.inputs, None]):
-                id = output.id if entry is None else entry.value
-                if id is None:
+            places = [(1, output.id), *((2 + k, other.value) for k, other in enumerate(node.inputs))]
+            for at, kept_id in places:
+                if kept_id is None:
                     continue
-                at = 1 if entry is None else 2 + other
                 if read is None or (at < len(names) and names[at] in read):
-                    readers = kept[id].read_by
+                    readers = kept[kept_id].read_by
                     if x.name not in readers:
                         readers.append(x.name)
         return list(kept.values())

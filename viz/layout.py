@@ -207,7 +207,8 @@ def _arrange(level: _Level, levels: dict[str | None, _Level]) -> None:
     left = min(x[u] - W[u] / 2 for u in range(len(W)))
     level.x = [c - left for c in x]
     level.width = max(x[u] + W[u] / 2 for u in range(len(W))) - left
-    tops, heights = [], []
+    tops: list[float] = []
+    heights: list[float] = []
     y = 0.0
     for layer in layers:
         tall = max((H[u] for u in layer), default=0.0)
@@ -430,9 +431,9 @@ def _assemble(
     paths = []
     for route in routes:
         points: list[Point] = []
-        for cluster, key in route:
-            level = levels[cluster]
-            ox, oy = origin[cluster]
+        for where, key in route:
+            level = levels[where]
+            ox, oy = origin[where]
             points += [(ox + px, oy + py) for px, py in level.paths[level.edges[key]]]
         paths.append(points)
     _spread_heads(boxes, paths, edges, light, anchors)
