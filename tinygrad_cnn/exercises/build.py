@@ -182,9 +182,8 @@ def _triad(loaded: Loaded, seed: int, verdict: Verdict) -> None:
         elif bug.id not in [c.id for c in result.causes]:
             seen = ", ".join(c.id for c in result.causes) or "nothing"
             verdict.problems.append(f"seed {seed}: mistake {bug.name!r} fails but {seen} is named")
-        elif len({c.id for check in result.checks for c in check.causes[:1]} - {bug.id}) > 0:
-            other = next(c.id for check in result.checks for c in check.causes[:1] if c.id != bug.id)
-            verdict.problems.append(f"seed {seed}: mistake {bug.name!r} is taken for {other}")
+        elif result.causes[0].id != bug.id:
+            verdict.problems.append(f"seed {seed}: mistake {bug.name!r} is taken for {result.causes[0].id}")
         else:
             verdict.named += 1
 

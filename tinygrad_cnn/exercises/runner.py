@@ -68,9 +68,11 @@ def run(
         groups.append((loaded.hidden, exercise.hidden_points, True))
     try:
         for checks, points, is_hidden in groups:
+            fine: set[str] = set()  # titles of the checks that were passed
             total = sum(c.weight for c in checks)
             for number, check in enumerate(checks):
-                outcome = _check(loaded, check, space, seed + (7919 if is_hidden else 0), number, full, diagnose)
+                outcome = _check(loaded, check, space, seed + (7919 if is_hidden else 0), number, full, diagnose, fine)
+                fine |= {check.title} if outcome.status == "pass" else set()
                 outcome.hidden = is_hidden
                 result.checks.append(outcome)
                 if outcome.status == "pass":
@@ -115,7 +117,14 @@ def _rng(seed: int, number: int, round_: int = 0) -> np.random.Generator:
 
 
 def _check(
-    loaded: Loaded, check: Check, space: Space, seed: int, number: int, full: bool, diagnose: bool
+    loaded: Loaded,
+    check: Check,
+    space: Space,
+    seed: int,
+    number: int,
+    full: bool,
+    diagnose: bool,
+    fine: set[str],
 ) -> CheckResult:
     outcome = CheckResult(check.title, check.kind, weight=check.weight)
     try:
@@ -141,7 +150,7 @@ def _check(
             outcome.status, outcome.layer, outcome.message = found.result.status, found.layer, found.text
             if found.error is None or found.error.kind != "unwritten":
                 if diagnose:
-                    _name(loaded, check, space, seed, number, found, outcome)
+                    _name(loaded, check, space, seed, number, found, outcome, fine)
                 found.result.cause = outcome.causes
             if found.error is not None and found.error.kind in ("exit", "crash", "memory", "output", "timeout"):
                 raise _OverError(found.error, outcome)
@@ -278,7 +287,14 @@ def _kinks(loaded: Loaded, check: Kinked, space: Space, case: Case, found: _Foun
 
 
 def _name(
-    loaded: Loaded, check: Check, space: Space, seed: int, number: int, found: _Found, outcome: CheckResult
+    loaded: Loaded,
+    check: Check,
+    space: Space,
+    seed: int,
+    number: int,
+    found: _Found,
+    outcome: CheckResult,
+    fine: set[str],
 ) -> None:
     """Name the mistake, if it is one of the exercise's or a generic one."""
     if isinstance(check, Property):
@@ -304,12 +320,35 @@ def _name(
         count = _equal_cases(loaded, check, candidate, observed)
         if count >= needed:
             matches.append((candidate, count))
+    if len(matches) > 1:
+        # A mistake that would have shown in a check that was passed is not the one.
+        passed = loaded.checks[:number] if check in loaded.checks else []
+        passed = [(k, c) for k, c in enumerate(passed) if c.title in fine]
+        matches = [m for m in matches if not any(_shows(loaded, c, m[0], seed, k) for k, c in passed)] or matches
     outcome.causes = [_cause(b, n) for b, n in matches]
     if not matches and found.causes:
         outcome.causes = found.causes
     elif not matches and isinstance(check, Vjp) and outcome.layer in ("contract", "value"):
         told = gradients.explain(check, loaded.solution, space, [case for case, _, _ in observed])
         outcome.causes, outcome.cleared, outcome.nearest = told.causes, told.cleared, told.nearest
+
+
+def _shows(loaded: Loaded, check: Check, candidate: Bug, seed: int, number: int) -> bool:
+    """Whether a mistake would have made this check fail."""
+    mutant = loaded.mutant(candidate)
+    for case in check.cases(_rng(seed, number), loaded.solution):
+        try:
+            if isinstance(check, Property):
+                if check.observe(mutant, case):
+                    return True
+                continue
+            seen, right = _watched(check, mutant, case), _watched(check, loaded.solution, case)
+        except StudentError:
+            return True
+        equal = not check.wrong_keys(seen, right) if isinstance(check, Answer) else same(seen, right, 10 * check.rtol)
+        if not equal:
+            return True
+    return False
 
 
 def _watched(check: Check, space: Space, case: Case) -> Any:
