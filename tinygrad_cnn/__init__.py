@@ -13,6 +13,7 @@ from .tensor import Tensor, arange, eye, from_dlpack, full, grad, ones, rand, ra
 
 if TYPE_CHECKING:
     from . import autodiff, data, errors, exercises, gradcheck, models, nn, ops, optim, train, viz
+    from .anomaly import detect_anomaly
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ __all__ = [
     "arange",
     "autodiff",
     "data",
+    "detect_anomaly",
     "enable_grad",
     "errors",
     "exercises",
@@ -51,7 +53,7 @@ __all__ = [
 
 _PARTS = frozenset({"data", "exercises", "gradcheck", "models", "nn", "optim", "train", "viz"})
 # Functions that live in a module of their own, which is imported when they are first asked for.
-_LAZY: dict[str, str] = {}
+_LAZY: dict[str, str] = {"detect_anomaly": "anomaly"}
 
 
 def __getattr__(name: str) -> Any:
