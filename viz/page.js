@@ -480,7 +480,7 @@ function family(node) {
 nodes.forEach((node) => { node.color = family(node); });
 
 const elements = new Map();   // box key -> element
-let drawing = null, world = null, edgeLayer = null, litLayer = null;
+let drawing = null, world = null, frameLayer = null, edgeLayer = null, nodeLayer = null, litLayer = null, chipLayer = null;
 
 function picturable(node) { return Boolean(node.data && (node.data[S.maps] || (node.data[S.hist] && !(node.data[S.values] && node.data[S.values].length <= 8)))); }
 function showsPictures() { return state.pictures === null ? nodes.some((n) => n.data && n.data[S.maps]) && nodes.length <= 120 : state.pictures; }
@@ -492,34 +492,33 @@ function draw() {
     world = el("div", { id: "world" });
     edgeLayer = svg("svg", { class: "edges", "aria-hidden": "true" });
     litLayer = svg("svg", { class: "lit", "aria-hidden": "true" });
+    frameLayer = el("div"); nodeLayer = el("div"); chipLayer = el("div");
+    world.append(frameLayer, edgeLayer, nodeLayer, litLayer, chipLayer);
     $("canvas").replaceChildren(world);
   }
   const used = new Set(), fresh = document.createDocumentFragment();
-  for (const frame of drawing.frames) fresh.append(frameElement(frame));
-  world.querySelectorAll(".frame, .chip").forEach((old) => old.remove());
+  frameLayer.replaceChildren(...drawing.frames.map(frameElement));
   for (const box of drawing.order) {
     let e = elements.get(box.key);
     if (!e) { e = nodeElement(box); elements.set(box.key, e); }
     used.add(box.key);
     box.e = e;
     e.box = box;
-    e.style.transform = `translate(${Math.round(box.x - box.w / 2)}px,${Math.round(box.y - box.h / 2)}px)`;
-    e.style.width = `${box.w}px`; e.style.height = `${box.h}px`;
+    const at = `translate(${Math.round(box.x - box.w / 2)}px,${Math.round(box.y - box.h / 2)}px)`, size = `${box.w}px ${box.h}px`;
+    if (e.at !== at) { e.at = at; e.style.transform = at; }
+    if (e.size !== size) { e.size = size; e.style.width = `${box.w}px`; e.style.height = `${box.h}px`; }
   }
-  for (const [key, e] of elements) if (!used.has(key) && e.isConnected) e.remove();
-  const wanted = drawing.order.map((box) => box.e);
-  wanted.forEach((e) => { if (!e.isConnected) fresh.append(e); });
-  world.append(fresh);
+  for (const [key, e] of elements) if (!used.has(key) && !e.hidden) e.hidden = true;   // hiding is much quicker than removing
+  for (const box of drawing.order) { if (box.e.hidden) box.e.hidden = false; if (!box.e.isConnected) fresh.append(box.e); }
+  nodeLayer.append(fresh);
   // Many paths in one element: a few hundred segments are quicker to paint than a few hundred elements.
   const chunks = { plain: [], thin: [] };
   for (const e of drawing.edges) chunks[e.a.host === e.b || e.a.kind === "leaf" ? "thin" : "plain"].push(e.d);
   edgeLayer.replaceChildren();
   for (const [name, list] of Object.entries(chunks)) for (let k = 0; k < list.length; k += 60) edgeLayer.append(svg("path", { d: list.slice(k, k + 60).join(""), class: name }));
-  world.prepend(edgeLayer);
-  world.append(litLayer);
   resize();
   refresh(true);
-  minimap();
+  minimapSoon();
 }
 function resize() {
   world.style.width = `${drawing.width}px`; world.style.height = `${drawing.height}px`;
@@ -530,7 +529,8 @@ function resize() {
   world.style.marginRight = `${drawing.width * (state.zoom - 1)}px`; world.style.marginBottom = `${drawing.height * (state.zoom - 1)}px`;
 }
 // A graph narrower than the stage stands in its middle.
-const left = () => Math.max(0, ($("canvas").clientWidth - (drawing.width - 60) * state.zoom) / 2 - 10);
+let stageWidth = 0;   // remembered: asking for it in the middle of a change would lay the page out twice
+const left = () => Math.max(0, (stageWidth - (drawing.width - 60) * state.zoom) / 2 - 10);
 function nodeElement(box) {
   const node = boxNode(box);
   const e = el("button", { type: "button", tabindex: "-1", class: "node" },
@@ -576,7 +576,8 @@ function gradientText(node, s) {
 }
 
 // What an update of the boxes depends on is put into one string per box; equal strings are not written again.
-function refresh(all) {
+// `near`: the nodes that a single step can have changed; only their boxes are looked at.
+function refresh(all, near) {
   const step = steps[state.step], s = state.step;
   const touched = new Set();
   if (step.n !== undefined) touched.add(step.n);
@@ -585,7 +586,8 @@ function refresh(all) {
   if (step.kind === "backward") for (const [what, , why] of nodes[step.n].saved) if (why) held.add(what === "y" ? step.n : nodes[step.n].inputs[nodes[step.n].args.indexOf(what)]);
   const wrong = state.breaking ? verdicts() : null;
   const ramp = rampOf(state.paint);
-  for (const box of drawing.order) {
+  const looked = near ? new Set([...near].filter((i) => i >= 0).map((i) => drawing.boxOf[i])) : drawing.order;
+  for (const box of looked) {
     const node = boxNode(box), e = box.e;
     let cls = box.kind === "group" ? "node group" : isOp(node) ? "node op" : "node leaf";
     const inside = box.kind === "group" ? modules[box.module].members : null;
@@ -705,7 +707,7 @@ function diverging(t) {
 // The edges that the step is about, and the numbers on them.
 function lights() {
   const parts = { fw: "", back: "", walk: "" };
-  world.querySelectorAll(".chip").forEach((old) => old.remove());
+  chipLayer.replaceChildren();
   const step = steps[state.step], chips = [];
   const boxOf = drawing.boxOf;
   const between = (s, t) => { const a = boxOf[s], b = boxOf[t]; return a === b ? null : drawing.edges.find((e) => e.a === a && e.b === b); };
@@ -732,7 +734,7 @@ function lights() {
     if (!text) continue;
     const chip = el("div", { class: `chip ${cls}`, text, "aria-hidden": "true" });
     chip.style.left = `${x}px`; chip.style.top = `${y - 10}px`; chip.style.transform = "translateX(-50%)";
-    world.append(chip);
+    chipLayer.append(chip);
   }
 }
 function middle(e, t) {
@@ -898,13 +900,20 @@ function go(to, options) {
   to = Math.max(0, Math.min(steps.length - 1, to));
   const quiz = !options || options.quiz !== false;
   if (quiz && state.predict && !state.quiz && to === state.step + 1 && steps[to].kind === "backward" && !state.asked.has(to)) { ask(to); return; }
-  const moved = to !== state.step;
+  const moved = to !== state.step, before = state.step, near = new Set([state.selected]);
+  const single = Math.abs(to - before) <= 1 && state.frame < 0 && state.selected >= -1;
+  if (state.quiz) for (const c of state.quiz.list) near.add(c.target);
   state.step = to;
   state.quiz = null;
   if (moved && state.frame >= 0) chooseFrame(-1);
   const step = steps[to];
   if (step.n !== undefined) { state.selected = step.n; }
-  refresh(false);
+  for (const each of [steps[before], step]) {
+    if (each.n === undefined) continue;
+    near.add(each.n);
+    for (const i of nodes[each.n].inputs) if (i !== null) near.add(i);
+  }
+  refresh(false, single && step.n !== undefined && steps[before].n !== undefined ? near : null);
   if (step.n !== undefined) show(step.n);
   controls();
   inspect();
@@ -1731,7 +1740,7 @@ function wire() {
   $("theme").addEventListener("click", () => setTheme({ auto: "dark", dark: "light", light: "auto" }[setTheme.choice]));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(setTheme.choice));
   $("help").addEventListener("click", () => { const h = $("helptext"); h.hidden = !h.hidden; $("help").setAttribute("aria-expanded", String(!h.hidden)); });
-  addEventListener("resize", () => { resize(); minimapSoon(); });
+  addEventListener("resize", () => { stageWidth = $("canvas").clientWidth; resize(); minimapSoon(); });
   for (const [name, text, there] of [["graph", "Graph", true], ["table", "Table", true], ["tape", "Tape", tape], ["diff", "Diff", data.diff]]) {
     if (there) $("tabs").append(el("button", { type: "button", role: "tab", id: `tab-${name}`, text, "aria-controls": `view-${name}`, onclick: () => setView(name) }));
   }
@@ -1755,6 +1764,7 @@ wire();
 buildTools();
 buildHelp();
 buildPlayer();
+stageWidth = $("canvas").clientWidth;
 draw();
 setView("graph");
 fitStart();
