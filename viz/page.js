@@ -349,7 +349,7 @@ function place(units, links, frames) {
   for (let s = 0; s < 8; s++) {
     for (let q = 0; q < ranks; q++) {
       const L = kept[s % 2 ? ranks - 1 - q : q], near = s % 2 ? down : up;
-      straighten(L, x, left, right, (u) => wish(u, near[u]), (u) => (u < n ? 1 : 0.3));
+      straighten(L, x, left, right, (u) => wish(u, near[u]), (u) => (u < n ? 1 : 0.001));
     }
   }
   // Rows: room above for the labels of frames that begin there, and below for their ends.
