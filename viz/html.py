@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
@@ -24,6 +23,7 @@ import numpy as np
 
 from ..errors import GraphError, OptionError
 from ..graph import Traced, nodes_from
+from .files import write
 from .ir import FULL_VALUES, GraphIR, Maps, OpNode, Stats, Value
 from .record import Recorder, record
 
@@ -98,7 +98,7 @@ def html(
         learning_rate=learning_rate,
     )
     if path is not None:
-        _write(Path(path), page)
+        write(Path(path), page.encode())
     return page
 
 
@@ -162,21 +162,6 @@ def _inert(data: Any) -> str:
     """Return JSON in which nothing can end the script element it stands in."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the whole file or nothing: a reader never sees half a page."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _graph(subject: Any, images: bool) -> GraphIR:

@@ -26,7 +26,7 @@ function svg(tag, attributes) {
 }
 function fmt(x) {
   if (x === null || x === undefined) return "—";
-  if (typeof x === "string") return x;                       // "NaN", "Infinity": JSON has no words for them
+  if (typeof x !== "number") return String(x);               // "NaN", "Infinity": JSON has no words for them
   if (x === 0) return "0";
   const size = Math.abs(x);
   if (Number.isInteger(x) && size < 1e6) return String(x);
@@ -233,7 +233,8 @@ function arrange() {
     let y = unit.y - unit.attached.reduce((sum, a) => sum + a.h + 6, -6) / 2;
     for (const a of unit.attached) { a.x = unit.x - unit.w / 2 - 22 - a.w / 2; a.y = y + a.h / 2; y += a.h + 6; }
   }
-  const kept = frames.map((frame) => outline(frame, order)).filter((frame) => frame !== null);
+  const downwards = [...order].sort((a, b) => a.y - b.y);
+  const kept = frames.map((frame) => outline(frame, downwards)).filter((frame) => frame !== null);
   let minX = Infinity, maxX = -Infinity, minY = Infinity, maxY = -Infinity;
   for (const b of [...order.map((o) => [o.x - o.w / 2, o.x + o.w / 2, o.y - o.h / 2, o.y + o.h / 2]), ...kept.map((f) => [f.x0, f.x1, f.y0, f.y1])]) {
     minX = Math.min(minX, b[0]); maxX = Math.max(maxX, b[1]); minY = Math.min(minY, b[2]); maxY = Math.max(maxY, b[3]);
@@ -359,11 +360,13 @@ function place(units, links, frames) {
     for (const box of frame.inside) { low = Math.min(low, rank[box.u]); high = Math.max(high, rank[box.u]); }
     frame.low = low; frame.high = high;
   }
+  const byModule = new Map(frames.map((frame) => [frame.module.m, frame]));
   const inner = [...frames].sort((a, b) => b.module.depth - a.module.depth);
   for (const frame of inner) {
     frame.top = 0; frame.bottom = 0; frame.side = 0;
-    for (const other of inner) {
-      if (other === frame || other.module.parent !== frame.module.m) continue;
+    for (const kid of frame.module.kids) {
+      const other = byModule.get(kid);
+      if (!other) continue;
       frame.side = Math.max(frame.side, other.side + 1);
       if (other.low === frame.low) frame.top = Math.max(frame.top, other.top + 1);
       if (other.high === frame.high) frame.bottom = Math.max(frame.bottom, other.bottom + 1);
@@ -420,14 +423,17 @@ function straighten(L, x, left, right, wish, weight) {
     }
   }
 }
-function outline(frame, order) {
+function outline(frame, downwards) {
   let x0 = Infinity, x1 = -Infinity, y0 = Infinity, y1 = -Infinity;
   for (const box of frame.inside) {
     x0 = Math.min(x0, box.x - box.w / 2); x1 = Math.max(x1, box.x + box.w / 2);
     y0 = Math.min(y0, box.y - box.h / 2); y1 = Math.max(y1, box.y + box.h / 2);
   }
   x0 -= 8 + 7 * frame.side; x1 += 8 + 7 * frame.side; y0 -= 22 * (frame.top + 1) + 2; y1 += 7 + 7 * frame.bottom;
-  for (const box of order) {   // a frame that would also hold strangers says something false: leave it away
+  let k = 0, end = downwards.length;   // the first box that can reach down into the frame
+  while (k < end) { const half = (k + end) >> 1; if (downwards[half].y < y0 - 200) k = half + 1; else end = half; }
+  for (; k < downwards.length && downwards[k].y < y1 + 200; k++) {   // a frame around strangers says something false: leave it away
+    const box = downwards[k];
     if (!frame.inside.has(box) && box.x + box.w / 2 > x0 && box.x - box.w / 2 < x1 && box.y + box.h / 2 > y0 && box.y - box.h / 2 < y1) return null;
   }
   return { module: frame.module, x0, x1, y0, y1 };
@@ -641,7 +647,7 @@ function refresh(all, near) {
     pictureIn(box, node);
   }
   lights();
-  const at = state.selected >= 0 ? state.selected : step.n ?? nodes.length - 1;
+  const at = state.selected >= 0 ? state.selected : step.n ?? 0;
   const stop = drawing.boxOf[at] || drawing.order[0];
   if (stop) { if (refresh.stop && refresh.stop !== stop.e) refresh.stop.tabIndex = -1; stop.e.tabIndex = 0; refresh.stop = stop.e; }
 }
@@ -1193,7 +1199,7 @@ function summaryCard(title, s, node, gradient, missing) {
 function picture(s, node, gradient) {   // values in full, else histogram; and maps
   if (!s) return [];
   const out = [];
-  if (s[S.values] && s[S.values].length) { const table = valueTable(s[S.values], node.shape, gradient); out.push(s[S.values].length > 8 ? scroller("Values", table) : table); }
+  if (s[S.values] && s[S.values].length) { const table = valueTable(s[S.values], node.shape, gradient); out.push(s[S.values].length > 2 ? scroller("Values", table) : table); }
   if (s[S.hist]) out.push(histogram(s, gradient));
   if (s[S.maps]) {
     const maps = s[S.maps], zoom = Math.max(1, Math.min(5, Math.floor(64 / Math.max(maps.h, maps.w))));
@@ -1206,12 +1212,12 @@ function picture(s, node, gradient) {   // values in full, else histogram; and m
   return out;
 }
 function valueTable(values, shape, gradient) {
-  const width = shape.length ? shape[shape.length - 1] : 1, table = el("table", { class: `values ${gradient ? "gradvalues" : "datavalues"}` }), body = el("tbody");
-  const flat = shape.length < 2;
+  const flat = shape.length < 2 && values.length <= 5;
+  const width = shape.length > 1 ? shape[shape.length - 1] : Math.min(5, values.length), table = el("table", { class: `values ${gradient ? "gradvalues" : "datavalues"}` }), body = el("tbody");
   for (let r = 0; r * width < values.length; r++) {
     const row = el("tr");
-    if (!flat) row.append(el("th", { scope: "row", text: `[${indexOf(r * width, shape).slice(0, -1).join(", ")}]` }));
-    for (let j = 0; j < width; j++) row.append(el("td", { text: String(values[r * width + j]), title: `[${indexOf(r * width + j, shape).join(", ")}]` }));
+    if (!flat) row.append(el("th", { scope: "row", text: `[${(shape.length > 1 ? indexOf(r * width, shape).slice(0, -1) : [r * width]).join(", ")}]` }));
+    for (let j = 0; j < width && r * width + j < values.length; j++) row.append(el("td", { text: String(values[r * width + j]), title: `[${indexOf(r * width + j, shape).join(", ")}]` }));
     body.append(row);
   }
   table.append(body);
