@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tinygrad_cnn import Tensor, manual_seed, models, optim, randn
-from tinygrad_cnn.errors import OptionError
+from tinygrad_cnn.errors import OptionError, ShapeError
 from tinygrad_cnn.models import dense, lenet, registry
 from tinygrad_cnn.nn import functional as F  # noqa: N812
 
@@ -44,7 +44,100 @@ def test_unknown_forms_and_names_are_refused():
         models.MLP(hidden=())
 
 
-@pytest.mark.parametrize("name", ["lenet5", "mlp", "logistic"])
+def test_original_lenet5_has_the_parameters_of_the_paper_layer_by_layer():
+    model = models.LeNet5(form="original")
+    assert type(model) is models.LeNet5Original
+    counts = {name: count(getattr(model, name)) for name in ("c1", "s2", "c3", "s4", "c5", "f6", "output")}
+    assert counts == {"c1": 156, "s2": 12, "c3": 1516, "s4": 32, "c5": 48120, "f6": 10164, "output": 0}
+    assert count(model) == 60000
+
+
+def test_the_connection_table_is_that_of_the_paper():
+    table = models.lenet.CONNECTIONS
+    contiguous = [{(start + i) % 6 for i in range(n)} for n in (3, 4) for start in range(6)]
+    assert [len(maps) for maps in table] == [3] * 6 + [4] * 9 + [6]
+    assert sorted(map(sorted, contiguous)) == sorted(map(list, table[:12]))
+    assert len(set(table)) == 16
+    assert [sum(c in maps for maps in table) for c in range(6)] == [10] * 6
+
+
+def test_c3_sees_only_the_maps_of_its_table():
+    model = models.LeNet5Original()
+    x = randn(1, 6, 14, 14)
+    before = model.c3(x).array
+    x[0, 2] = 0.0
+    changed = (model.c3(x).array != before).any(axis=(0, 2, 3))
+    assert changed.tolist() == [2 in maps for maps in models.lenet.CONNECTIONS]
+
+
+def test_c3_with_every_connection_is_an_ordinary_convolution():
+    layer = models.lenet.TableConv2d(3, ((0, 1, 2), (0, 1, 2)), 5)
+    x = randn(2, 3, 9, 9)
+    expected = F.conv2d(x, layer.weight.reshape(2, 3, 5, 5), layer.bias)
+    np.testing.assert_allclose(layer(x).array, expected.array, rtol=1e-6)
+
+
+def test_original_units_follow_the_formulas_of_the_paper():
+    model = models.LeNet5Original().double()
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 6, 4, 4))
+    windows = x.reshape(2, 6, 2, 2, 2, 2).sum(axis=(3, 5))
+    w, b = model.s2.weight.array.reshape(6, 1, 1), model.s2.bias.array.reshape(6, 1, 1)
+    np.testing.assert_allclose(model.s2(Tensor(x)).array, w * windows + b, rtol=1e-12)
+    assert abs(model.tanh1(Tensor(1.0, dtype="float64")).item() - 1) < 1e-4
+    code = rng.normal(size=(2, 84))
+    distances = ((code[:, None] - model.output.prototypes.array) ** 2).sum(axis=2)
+    np.testing.assert_allclose(model.output(Tensor(code)).array, -distances, rtol=1e-12)
+
+
+def test_the_map_loss_is_formula_9_and_without_rubbish_the_cross_entropy():
+    distances, right = np.array([[1.0, 30.0, 5.0], [40.0, 2.0, 8.0]]), np.array([0, 2])
+    chosen = distances[[0, 1], right]
+    expected = (chosen + np.log(np.exp(-7.0) + np.exp(-distances).sum(axis=1))).mean()
+    np.testing.assert_allclose(models.map_loss(Tensor(-distances), right, j=7.0).item(), expected, rtol=1e-12)
+    without = F.cross_entropy(Tensor(-distances), right).item()
+    np.testing.assert_allclose(models.map_loss(Tensor(-distances), right, j=1e3).item(), without, rtol=1e-12)
+
+
+def test_digits_of_28_by_28_are_brought_into_the_form_of_the_paper():
+    model = models.LeNet5Original()
+    digit = np.random.default_rng(0).random((1, 1, 28, 28), dtype=np.float32)
+    framed = np.full((1, 1, 32, 32), -0.1, dtype=np.float32)
+    framed[:, :, 2:30, 2:30] = digit * 1.275 - 0.1
+    np.testing.assert_allclose(model(Tensor(digit)).array, model(Tensor(framed)).array, rtol=1e-4)
+    with pytest.raises(ShapeError, match=r"\(n, 1, 32, 32\) or \(n, 1, 28, 28\), got \(1, 1, 30, 30\)"):
+        model(randn(1, 1, 30, 30))
+
+
+def test_the_bitmaps_are_seven_by_twelve_and_far_from_each_other():
+    codes = np.array(models.lenet.BITMAPS)
+    assert codes.shape == (10, 84)
+    assert set(codes.ravel()) == {-1.0, 1.0}
+    differing = (codes[:, None] != codes).sum(axis=2) + 84 * np.eye(10)
+    assert differing.min() >= 6
+
+
+def test_original_lenet5_learns_to_tell_ten_bars_apart():
+    manual_seed(0)
+    rng = np.random.default_rng(0)
+    labels = np.arange(10)
+    images = rng.random((10, 1, 28, 28), dtype=np.float32) * 0.2
+    for k in labels:  # a bar of ink at a place of its own
+        images[k, 0, 4 + 4 * (k // 2) : 8 + 4 * (k // 2), 3 + 11 * (k % 2) : 14 + 11 * (k % 2)] = 1.0
+    x = Tensor(images)
+    model = models.LeNet5Original()
+    adam = optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(60):
+        adam.zero_grad()
+        logits = model(x)
+        models.map_loss(logits, labels).backward()
+        adam.step()
+    assert (logits.array.argmax(axis=1) == labels).all()
+    assert "output.prototypes" in model.state_dict()
+    assert {t.dtype for t in model.state_dict().values()} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", ["lenet5", "lenet5-original", "mlp", "logistic"])
 def test_every_parameter_of_a_digit_classifier_gets_a_gradient_of_its_shape(name):
     model = models.build(name)
     logits = model(randn(3, *registry.entry(name).input_shape))

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import OptionError
 from ..nn import Module
 from .dense import MLP, LogisticRegression
-from .lenet import LeNet5
+from .lenet import LeNet5, LeNet5Original
 
 __all__ = ["NAMES", "Entry", "build", "entry"]
 
@@ -33,6 +33,7 @@ _DIGITS = (1, 28, 28)
 
 _TABLE: dict[str, Entry] = {
     "lenet5": Entry(LeNet5, _DIGITS, "LeNet-5 with ReLU, max pooling and logits"),
+    "lenet5-original": Entry(LeNet5Original, (1, 32, 32), "LeNet-5 as in the paper of 1998"),
     "mlp": Entry(MLP, _DIGITS, "fully connected, 300 and 100 hidden units"),
     "logistic": Entry(LogisticRegression, _DIGITS, "softmax regression"),
 }
