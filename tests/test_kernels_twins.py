@@ -1,0 +1,341 @@
+"""Every fast kernel agrees with a slow twin that says the same in plain loops, whatever shapes and memory layouts."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinygrad_cnn.backend import numpy_kernels as kernels
+from tinygrad_cnn.backend import rows
+
+quick = settings(max_examples=60, deadline=None)
+
+
+# Twins ----------------------------------------------------------------------------------------------------------------
+
+
+def positions(size, padding, kernel, stride, dilation):
+    return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def taps(geometry, kernel, output):
+    """Yield (output row, output column, kernel row, kernel column, input row, input column), outside ones too."""
+    (sh, sw), ((top, _), (left, _)), (dh, dw) = geometry["stride"], geometry["padding"], geometry["dilation"]
+    for i, j, p, q in itertools.product(*map(range, (*output, *kernel))):
+        yield i, j, p, q, i * sh + p * dh - top, j * sw + q * dw - left
+
+
+def inside(x, row, column):
+    return 0 <= row < x.shape[2] and 0 <= column < x.shape[3]
+
+
+def slow_conv2d(x, weight, bias, geometry, output):
+    n, c, groups = x.shape[0], x.shape[1], geometry["groups"]
+    o = weight.shape[0]
+    y = np.zeros((n, o, *output)) + (0 if bias is None else bias[None, :, None, None])
+    for i, j, p, q, row, column in taps(geometry, weight.shape[2:], output):
+        if inside(x, row, column):
+            for k in range(o):
+                first = k // (o // groups) * (c // groups)
+                for channel in range(c // groups):
+                    y[:, k, i, j] += x[:, first + channel, row, column] * weight[k, channel, p, q]
+    return y
+
+
+def slow_conv2d_gradients(x, weight, g, geometry):
+    gx, gw = np.zeros(x.shape), np.zeros(weight.shape)
+    c, o, groups = x.shape[1], weight.shape[0], geometry["groups"]
+    for i, j, p, q, row, column in taps(geometry, weight.shape[2:], g.shape[2:]):
+        if inside(x, row, column):
+            for k in range(o):
+                first = k // (o // groups) * (c // groups)
+                for channel in range(c // groups):
+                    gx[:, first + channel, row, column] += g[:, k, i, j] * weight[k, channel, p, q]
+                    gw[k, channel, p, q] += (g[:, k, i, j] * x[:, first + channel, row, column]).sum()
+    return gx, gw
+
+
+def windows(x, kernel, geometry, output):
+    """Yield (n, c, i, j, places inside the image in row-major order) of every window."""
+    for n, c in np.ndindex(*x.shape[:2]):
+        for i, j in np.ndindex(*output):
+            places = [
+                (row, column) for a, b, _, _, row, column in taps(geometry, kernel, output)
+                if (a, b) == (i, j) and inside(x, row, column)
+            ]  # fmt: skip
+            yield n, c, i, j, places
+
+
+def maxima(x, n, c, places, ties):
+    """Return the places of the maxima of a window; NaN is larger than everything."""
+    values = np.array([x[n, c, row, column] for row, column in places])
+    if not len(values):
+        return []
+    best = np.isnan(values) if np.isnan(values).any() else values == values.max()
+    found = [place for place, is_best in zip(places, best, strict=True) if is_best]
+    return found[:1] if ties == "first" else found
+
+
+# What the twins are compared on ---------------------------------------------------------------------------------------
+
+LAYOUTS = {
+    "rows": lambda a: a,
+    "columns": np.asfortranarray,
+    "batch innermost": lambda a: a.transpose(1, 2, 3, 0).copy().transpose(3, 0, 1, 2),
+    "rows outermost": lambda a: a.transpose(2, 1, 3, 0).copy().transpose(3, 1, 0, 2),
+    "channels last": lambda a: a.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2),
+    "every second": lambda a: np.repeat(np.repeat(a, 2, axis=0), 2, axis=3)[::2, :, :, ::2],
+    "backwards": lambda a: a[:, ::-1, ::-1, ::-1].copy()[:, ::-1, ::-1, ::-1],
+    "broadcast": lambda a: np.broadcast_to(a[:1], a.shape) if len(a) else a,
+}
+layouts = st.sampled_from(sorted(LAYOUTS))
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+sides = st.tuples(st.integers(0, 2), st.integers(0, 2))
+
+
+@st.composite
+def convolutions(draw):
+    groups = draw(st.integers(1, 3))
+    geometry = {
+        "stride": draw(pairs),
+        "padding": (draw(sides), draw(sides)),
+        "dilation": draw(pairs),
+        "groups": groups,
+    }
+    kernel = draw(pairs)
+    n, c, o = draw(st.integers(0, 3)), groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2))
+    size = tuple(
+        max(1, d * (k - 1) + 1 - sum(p)) + draw(st.integers(0, 4))
+        for d, k, p in zip(geometry["dilation"], kernel, geometry["padding"], strict=True)
+    )
+    rng = np.random.default_rng(draw(st.integers(0, 9)))
+    x = LAYOUTS[draw(layouts)](rng.normal(size=(n, c, *size)))
+    weight = LAYOUTS[draw(layouts)](rng.normal(size=(o, c // groups, *kernel)))
+    output = tuple(
+        positions(size[a], geometry["padding"][a], kernel[a], geometry["stride"][a], geometry["dilation"][a])
+        for a in (0, 1)
+    )
+    g = LAYOUTS[draw(layouts)](rng.normal(size=(n, o, *output)))
+    bias = rng.normal(size=o) if draw(st.booleans()) else None
+    return x, weight, bias, g, geometry
+
+
+@st.composite
+def pools(draw):
+    kernel, stride = draw(pairs), draw(pairs)
+    dilation = draw(st.sampled_from([(1, 1), (2, 1), (1, 2)]))
+    half = [st.tuples(st.integers(0, k // 2), st.integers(0, k // 2)) for k in kernel]
+    geometry = {"stride": stride, "padding": (draw(half[0]), draw(half[1])), "dilation": dilation}
+    size, output = [], []
+    for a in (0, 1):
+        before, after = geometry["padding"][a]
+        size.append(max(1, dilation[a] * (kernel[a] - 1) + 1 - before - after) + draw(st.integers(0, 4)))
+        count = positions(size[a], (before, after), kernel[a], stride[a], dilation[a])
+        # Ceil mode may add a window that reaches past the padding, if it starts inside.
+        if draw(st.booleans()) and count * stride[a] < size[a] + before:
+            count += 1
+        output.append(count)
+    rng = np.random.default_rng(draw(st.integers(0, 9)))
+    shape = (draw(st.integers(0, 2)), draw(st.integers(1, 2)), *size)
+    x = rng.integers(0, 4, shape).astype(float)  # few values: many ties
+    special = draw(st.sampled_from([None, np.nan, np.inf, -np.inf]))
+    if special is not None:
+        x[rng.random(shape) < 0.5] = special
+    return (
+        LAYOUTS[draw(layouts)](x),
+        kernel,
+        geometry,
+        tuple(output),
+        draw(layouts),
+        draw(st.sampled_from(["first", "split"])),
+    )
+
+
+# Comparisons ----------------------------------------------------------------------------------------------------------
+
+
+@quick
+@given(convolutions())
+def test_conv2d_agrees_with_loops(case):
+    x, weight, bias, g, geometry = case
+    y = kernels.conv2d(x, weight, bias, **geometry)
+    np.testing.assert_allclose(y, slow_conv2d(x, weight, bias, geometry, g.shape[2:]), atol=1e-12)
+
+
+@quick
+@given(convolutions())
+def test_gradients_of_conv2d_agree_with_loops(case):
+    x, weight, _, g, geometry = case
+    gx, gw = slow_conv2d_gradients(x, weight, g, geometry)
+    np.testing.assert_allclose(kernels.conv2d_input_gradient(g, weight, size=x.shape[2:], **geometry), gx, atol=1e-12)
+    np.testing.assert_allclose(
+        kernels.conv2d_weight_gradient(x, g, kernel=weight.shape[2:], **geometry), gw, atol=1e-12
+    )
+
+
+@quick
+@given(convolutions(), st.integers(1, 40), st.sampled_from([1, 1000]))
+def test_conv2d_is_the_same_in_pieces_threads_and_by_views(case, workspace, few):
+    x, weight, bias, g, geometry = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "_WORKSPACE", workspace)
+        patch.setattr(rows, "_SMALL", 0)
+        patch.setattr(rows, "_FEW_ROWS", few)
+        patch.setattr(rows, "cpus", lambda: 3)
+        y = kernels.conv2d(x, weight, bias, **geometry)
+        gx = kernels.conv2d_input_gradient(g, weight, size=x.shape[2:], **geometry)
+        gw = kernels.conv2d_weight_gradient(x, g, kernel=weight.shape[2:], **geometry)
+    np.testing.assert_allclose(y, kernels.conv2d(x, weight, bias, **geometry), atol=1e-12)
+    expected = kernels.conv2d_input_gradient(g, weight, size=x.shape[2:], **geometry)
+    np.testing.assert_allclose(gx, expected, atol=1e-12)
+    expected = kernels.conv2d_weight_gradient(x, g, kernel=weight.shape[2:], **geometry)
+    np.testing.assert_allclose(gw, expected, atol=1e-12)
+
+
+@quick
+@given(pools())
+def test_max_pooling_and_its_gradient_agree_with_loops(case):
+    x, kernel, geometry, output, layout, ties = case
+    y = kernels.max_pool2d(x, kernel=kernel, output=output, **geometry)
+    rng = np.random.default_rng(0)
+    g = LAYOUTS[layout](rng.normal(size=y.shape))
+    u = LAYOUTS[layout](rng.normal(size=x.shape))
+    slow_y, slow_gx, slow_u = np.full(y.shape, -np.inf), np.zeros(x.shape), np.zeros(y.shape)
+    for n, c, i, j, places in windows(x, kernel, geometry, output):
+        best = maxima(x, n, c, places, ties)
+        for row, column in best:
+            slow_y[n, c, i, j] = x[n, c, row, column]
+            slow_gx[n, c, row, column] += g[n, c, i, j] / len(best)
+            slow_u[n, c, i, j] += u[n, c, row, column] / len(best)
+    np.testing.assert_array_equal(y, slow_y)
+    gx = kernels.max_pool2d_input_gradient(g, x, y, kernel=kernel, ties=ties, **geometry)
+    np.testing.assert_allclose(gx, slow_gx, atol=1e-12)
+    selected = kernels.max_pool2d_select(u, x, y, kernel=kernel, ties=ties, **geometry)
+    np.testing.assert_allclose(selected, slow_u, atol=1e-12)
+
+
+@quick
+@given(pools(), st.booleans(), st.sampled_from([None, 3]))
+def test_average_pooling_and_its_gradient_agree_with_loops(case, include, override):
+    x, kernel, geometry, output, layout, _ = case
+    x = np.nan_to_num(x, posinf=1, neginf=-1)
+    geometry = {**geometry, "dilation": (1, 1)}
+    (sh, sw), ((top, bottom), (left, right)) = geometry["stride"], geometry["padding"]
+    options = {
+        "kernel": kernel, "stride": geometry["stride"], "padding": geometry["padding"],
+        "count_include_pad": include, "divisor_override": override,
+    }  # fmt: skip
+    y = kernels.avg_pool2d(x, output=output, **options)
+    g = LAYOUTS[layout](np.random.default_rng(0).normal(size=y.shape))
+    slow_y, slow_gx = np.zeros(y.shape), np.zeros(x.shape)
+    for n, c, i, j, places in windows(x, kernel, geometry, output):
+        rows_seen = min(i * sh - top + kernel[0], x.shape[2] + bottom) - (i * sh - top)
+        columns_seen = min(j * sw - left + kernel[1], x.shape[3] + right) - (j * sw - left)
+        divisor = override or (rows_seen * columns_seen if include else len(places))
+        for row, column in places:
+            slow_y[n, c, i, j] += x[n, c, row, column] / divisor
+            slow_gx[n, c, row, column] += g[n, c, i, j] / divisor
+    np.testing.assert_allclose(y, slow_y, atol=1e-12)
+    np.testing.assert_allclose(kernels.avg_pool2d_input_gradient(g, size=x.shape[2:], **options), slow_gx, atol=1e-12)
+
+
+@quick
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 9))
+def test_softmax_cross_entropy_agrees_with_its_formula(n, k, seed):
+    rng = np.random.default_rng(seed)
+    logits, labels, g = rng.normal(size=(n, k)) * 300, rng.integers(0, k, n), rng.normal(size=n)
+    losses, log_p = kernels.softmax_cross_entropy(logits, labels)
+    gradient = kernels.softmax_cross_entropy_gradient(g, log_p, labels)
+    for row in range(n):
+        z = logits[row] - logits[row].max()
+        log_sum = np.log(np.exp(z).sum())
+        np.testing.assert_allclose(losses[row], log_sum - z[labels[row]], atol=1e-12)
+        np.testing.assert_allclose(log_p[row], z - log_sum, atol=1e-12)
+        one_hot = np.arange(k) == labels[row]
+        np.testing.assert_allclose(gradient[row], g[row] * (np.exp(z - log_sum) - one_hot), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (130, 150)])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_adam_agrees_with_its_formula(shape, order, decoupled):
+    rng = np.random.default_rng(0)
+    p = np.asarray(rng.normal(size=shape), order=order)
+    m, v, q, a, b = np.zeros_like(p), np.zeros_like(p), p.copy(), 0, 0
+    lr, beta1, beta2, eps, decay = 0.1, 0.8, 0.95, 1e-3, 0.2
+    for step in range(1, 5):
+        g = rng.normal(size=shape)
+        kernels.adam_step(
+            p, g, m, v, step=step, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=decay, decoupled=decoupled
+        )
+        if decoupled:
+            q = q - lr * decay * q
+        else:
+            g = g + decay * q
+        a, b = beta1 * a + (1 - beta1) * g, beta2 * b + (1 - beta2) * g**2
+        q = q - lr * (a / (1 - beta1**step)) / (np.sqrt(b / (1 - beta2**step)) + eps)
+        np.testing.assert_allclose(p, q, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(m, a, rtol=1e-12)
+        np.testing.assert_allclose(v, b, rtol=1e-12)
+
+
+# Types and ownership --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_results_have_the_type_of_the_inputs(dtype, groups):
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(2, 2, 6, 6)).astype(dtype), rng.normal(size=(2, 2 // groups, 3, 3)).astype(dtype)
+    geometry = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": groups}
+    y = kernels.conv2d(x, weight, np.zeros(2, dtype), **geometry)
+    gx = kernels.conv2d_input_gradient(y, weight, size=(6, 6), **geometry)
+    gw = kernels.conv2d_weight_gradient(x, y, kernel=(3, 3), **geometry)
+    pool = {"kernel": (2, 2), "stride": (2, 2), "padding": ((0, 0), (0, 0))}
+    top = kernels.max_pool2d(x, dilation=(1, 1), output=(3, 3), **pool)
+    gtop = kernels.max_pool2d_input_gradient(top, x, top, dilation=(1, 1), ties="first", **pool)
+    mean = kernels.avg_pool2d(x, output=(3, 3), count_include_pad=True, divisor_override=None, **pool)
+    for result in (y, gx, gw, top, gtop, mean):
+        assert result.dtype == dtype
+    np.testing.assert_allclose(
+        y,
+        slow_conv2d(x.astype(float), weight.astype(float), None, geometry, (6, 6)),
+        atol=3e-2 if dtype == "float16" else 1e-5,
+    )
+
+
+def test_results_share_no_memory_with_inputs_or_with_later_results():
+    rng = np.random.default_rng(0)
+    x = np.ascontiguousarray(rng.normal(size=(5, 2, 4, 6)).transpose(1, 2, 3, 0)).transpose(3, 0, 1, 2)
+    weight = np.ones((2, 2, 1, 1))
+    geometry = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
+    pool = {"kernel": (1, 1), "stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
+
+    def everything():
+        y = kernels.conv2d(x, weight, None, **geometry)
+        top = kernels.max_pool2d(x, output=(4, 6), **pool)
+        return [
+            y,
+            top,
+            kernels.conv2d_input_gradient(y, weight, size=(4, 6), **geometry),
+            kernels.conv2d_weight_gradient(x, y, kernel=(1, 1), **geometry),
+            kernels.max_pool2d_input_gradient(y, x, top, ties="first", **pool),
+            kernels.max_pool2d_select(x, x, top, ties="first", **pool),
+        ]
+
+    first, second = everything(), everything()
+    for a in first:
+        assert not np.may_share_memory(a, x)
+        assert not any(np.may_share_memory(a, b) for b in second)
+
+
+def test_two_runs_are_equal_to_the_last_bit():
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(16, 8, 20, 20)).astype("float32"), rng.normal(size=(8, 8, 3, 3)).astype("float32")
+    geometry = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+    first, second = (kernels.conv2d(x, weight, None, **geometry) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    gradients = [kernels.conv2d_weight_gradient(x, first, kernel=(3, 3), **geometry) for _ in range(2)]
+    np.testing.assert_array_equal(*gradients)

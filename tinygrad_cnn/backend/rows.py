@@ -1,0 +1,251 @@
+"""Convolution of whole rows of images: the memory order (H, C, W, N), in which most of it is a view.
+
+With the batch innermost and the rows outermost, what a row of outputs sees is a block of neighbouring rows, in which
+(row, channel) pairs lie one stride apart. So the products need no copy of the input, or a small one:
+
+- *views*: y = Σ_j W_j X_j, where X_j, the block shifted by kernel column j, is a matrix (KH · C, W · N) as it lies in
+  memory. One product per kernel column, no columns at all. Good where KH · C is large.
+- *columns*: for few channels, the block's columns (KH · C · KW, W · N) are copied into a workspace that stays in the
+  cache, and a *band* of r output rows is computed in one product, whose weight holds r shifted copies of the kernel:
+  an r times higher matrix and (KH + r − 1) / r instead of KH copies of each input.
+
+Bands are independent, so threads share them, each with BLAS held to one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from .threads import Crew, cpus, single_threaded_blas
+
+__all__ = ["correlate", "correlate_weight", "from_rows", "padded_rows", "spread"]
+
+Array = np.ndarray[Any, Any]
+Pair = tuple[int, int]
+
+_WORKSPACE = 1 << 18  # elements of a workspace: 1 MiB of float32, half of a usual L2 cache
+_SMALL = 1  # multiplications below which threads are not worth waking
+_FEW_ROWS = 48  # KH · C below which columns beat views
+
+_crew = Crew()
+
+
+def padded_rows(x: Array, rows: Pair, columns: Pair, dtype: Any) -> Array:
+    """Return an (N, C, H, W) array in memory order (H, C, W, N), with zeros around; no copy if it is that already."""
+    view = x.transpose(2, 1, 3, 0)
+    (top, bottom), (left, right) = rows, columns
+    if not (top or bottom or left or right):
+        return np.ascontiguousarray(view, dtype)
+    h, c, w, n = view.shape
+    out: Array = np.empty((h + top + bottom, c, w + left + right, n), dtype)
+    out[:top] = 0
+    out[top + h :] = 0
+    inside = out[top : top + h]
+    inside[:, :, :left] = 0
+    inside[:, :, left + w :] = 0
+    inside[:, :, left : left + w] = view
+    return out
+
+
+def from_rows(y: Array) -> Array:
+    """Return the (N, C, H, W) view of an array in memory order (H, C, W, N)."""
+    return y.transpose(3, 1, 0, 2)
+
+
+class _Plan:
+    """How one convolution is cut into bands of output rows and pieces of output columns."""
+
+    def __init__(self, x: Array, weight_shape: tuple[int, ...], stride: Pair, dilation: Pair, output: Pair) -> None:
+        self.x = x
+        self.o, self.c, self.kh, self.kw = weight_shape
+        (self.sh, self.sw), (self.dh, self.dw), (self.oh, self.ow) = stride, dilation, output
+        self.n = int(x.shape[3])
+        self.views = self.sw == 1 and self.kh * self.c >= _FEW_ROWS
+        self.band = 1 if self.views or self.dh > 1 else self._best_band()
+        self.depth = (self.band - 1) * self.sh + self.kh if self.dh == 1 else self.kh  # input rows of a band
+        self.inner = self.depth * self.c * (1 if self.views else self.kw)
+        wide = self.inner if not self.views else self.band * self.o
+        width = max(1, _WORKSPACE // max(1, wide * self.n))
+        self.pieces = [
+            (row, start, min(start + width, self.ow))
+            for row in range(0, self.oh, self.band)
+            for start in range(0, self.ow, width)
+        ]
+
+    def _best_band(self) -> int:
+        def cost(band: int) -> float:
+            # Arithmetic, and copying at the price of some 12 further rows of it.
+            return (band * self.o + 12) * ((band - 1) * self.sh + self.kh) / band
+
+        return min((b for b in range(1, min(self.oh, 8) + 1) if self.oh % b == 0), key=cost)
+
+    @property
+    def work(self) -> int:
+        """Multiplications of the whole convolution."""
+        return int(self.oh * self.ow * self.n * self.o * self.c * self.kh * self.kw)
+
+    def weights(self, weight: Array) -> list[Array]:
+        """Return the matrices of a band, (band · O, inner), one per kernel column for views, else one."""
+        turned = weight.transpose(2, 1, 3, 0)  # kh, c, kw, o
+        matrix = np.zeros((self.band, self.o, self.depth, self.c, self.kw), weight.dtype)
+        for r in range(self.band):
+            matrix[r, :, r * self.sh : r * self.sh + self.kh] = turned.transpose(3, 0, 1, 2)
+        if self.views:
+            return [
+                np.ascontiguousarray(matrix[..., j]).reshape(self.band * self.o, self.inner) for j in range(self.kw)
+            ]
+        return [matrix.reshape(self.band * self.o, self.inner)]
+
+    def from_weights(self, matrices: list[Array]) -> Array:
+        """Return the gradient of the weight from those of the matrices of a band: the sum over its shifted copies."""
+        shape = (self.band, self.o, self.depth, self.c)
+        if self.views:
+            full = np.stack([m.reshape(shape) for m in matrices], axis=-1)
+        else:
+            full = matrices[0].reshape(*shape, self.kw)
+        total = full[0, :, : self.kh]
+        for r in range(1, self.band):
+            total = total + full[r, :, r * self.sh : r * self.sh + self.kh]
+        return np.ascontiguousarray(total.transpose(0, 2, 1, 3))
+
+    def seen(self, row: int, start: int, end: int) -> list[Array]:
+        """Return what a piece sees: matrices (inner, (end − start) · N) as views, or one still to be copied."""
+        h, c, w, n = self.x.strides
+        corner = self.x[row * self.sh :, :, start * self.sw :]
+        if self.views:
+            rows = as_strided(
+                corner, (self.depth, self.c, corner.shape[2], self.n), (h * self.dh, c, w, n), writeable=False
+            )
+            if self.dh == 1:  # (row, channel) lie one stride apart
+                flat = as_strided(corner, (self.depth * self.c, corner.shape[2] * self.n), (c, n), writeable=False)
+            else:
+                flat = rows.reshape(self.depth * self.c, corner.shape[2] * self.n)
+            length = (end - start) * self.n
+            return [flat[:, j * self.dw * self.n : j * self.dw * self.n + length] for j in range(self.kw)]
+        return [
+            as_strided(
+                corner,
+                (self.depth, self.c, self.kw, end - start, self.n),
+                (h * self.dh, c, w * self.dw, w * self.sw, n),
+                writeable=False,
+            )
+        ]
+
+    def gathered(self, piece: tuple[int, int, int], workspace: Array) -> list[Array]:
+        """Return what a piece sees as matrices, columns copied into the workspace."""
+        seen = self.seen(*piece)
+        if self.views:
+            return seen
+        size = seen[0].size
+        columns = workspace[:size].reshape(seen[0].shape)
+        np.copyto(columns, seen[0])
+        return [columns.reshape(self.inner, columns.shape[3] * self.n)]
+
+    def workspace(self) -> Array:
+        """Return memory for the columns or the partial sums of the largest piece."""
+        rows = self.band * self.o if self.views else self.inner
+        width = max((end - start for _, start, end in self.pieces), default=0) * self.n
+        return np.empty(rows * width, self.x.dtype)
+
+    def share(self, task: Callable[[list[tuple[int, int, int]]], Any]) -> list[Any]:
+        """Run `task(pieces)` in as many threads as pay, each on a contiguous part of the pieces."""
+        with single_threaded_blas():
+            count = min(cpus(), len(self.pieces)) if self.work > _SMALL else 1
+            if count == 1:
+                return [task(self.pieces)]
+            ends = [i * len(self.pieces) // count for i in range(count + 1)]
+            return _crew.run([partial(task, self.pieces[a:b]) for a, b in pairwise(ends)])
+
+
+def correlate(x: Array, weight: Array, bias: Array | None, *, stride: Pair, dilation: Pair, output: Pair) -> Array:
+    """Return y (OH, O, OW, N) of a padded x (H, C, W, N) and a weight (O, C, KH, KW)."""
+    plan = _Plan(x, weight.shape, stride, dilation, output)
+    matrices = plan.weights(weight)
+    y: Array = np.empty((plan.oh, plan.o, plan.ow, plan.n), x.dtype)
+    offsets = None if bias is None else np.tile(bias, plan.band)[:, None]
+
+    def task(pieces: list[tuple[int, int, int]]) -> None:
+        workspace = plan.workspace()
+        for piece in pieces:
+            row, start, end = piece
+            block = y[row : row + plan.band].reshape(plan.band * plan.o, plan.ow * plan.n)[
+                :, start * plan.n : end * plan.n
+            ]
+            for number, (matrix, seen) in enumerate(zip(matrices, plan.gathered(piece, workspace), strict=True)):
+                if number == 0:
+                    np.matmul(matrix, seen, out=block)
+                else:
+                    part = workspace[: block.size].reshape(block.shape)
+                    np.matmul(matrix, seen, out=part)
+                    np.add(block, part, out=block)
+            if offsets is not None:
+                np.add(block, offsets, out=block)
+
+    plan.share(task)
+    return y
+
+
+def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, dilation: Pair) -> Array:
+    """Return the gradient (O, C, KH, KW) of the weight from a padded x (H, C, W, N) and g (OH, O, OW, N)."""
+    oh, o, ow, _ = g.shape
+    plan = _Plan(x, (o, x.shape[1], *kernel), stride, dilation, (oh, ow))
+
+    def task(pieces: list[tuple[int, int, int]]) -> list[Array]:
+        workspace = plan.workspace()
+        totals: list[Array] = []
+        for piece in pieces:
+            row, start, end = piece
+            block = g[row : row + plan.band].reshape(plan.band * o, ow * plan.n)[:, start * plan.n : end * plan.n]
+            # BLAS is faster with the higher matrix first.
+            parts = [
+                np.matmul(block, seen.T) if len(block) >= len(seen) else np.matmul(seen, block.T).T
+                for seen in plan.gathered(piece, workspace)
+            ]
+            totals = [total + part for total, part in zip(totals, parts, strict=True)] if totals else parts
+        return totals
+
+    shares = plan.share(task)
+    totals = shares[0]
+    for share in shares[1:]:
+        totals = [a + b for a, b in zip(totals, share, strict=True)]
+    return plan.from_weights(totals)
+
+
+def spread(g: Array, weight: Array, *, size: Pair, stride: Pair, dilation: Pair) -> Array:
+    """Return the gradient (H, C, W, N) of a padded input: every g (OH, O, OW, N) times the kernel, in its place."""
+    oh, _, ow, n = g.shape
+    c = weight.shape[1]
+    total: Array = np.zeros((size[0], c, size[1], n), g.dtype)
+    # Columns are wanted whatever their number: views cannot be written to by a product that adds.
+    plan = _Plan(total, weight.shape, stride, dilation, (oh, ow))
+    if plan.views:
+        plan.views = False
+        plan.inner = plan.depth * plan.c * plan.kw
+    matrix = plan.weights(weight)[0].T
+    (sh, sw), dw = stride, dilation[1]
+
+    def task(bounds: list[Pair]) -> None:
+        for first, last in bounds:
+            part = np.ascontiguousarray(g[..., first:last])
+            for row in range(0, oh, plan.band):
+                block = part[row : row + plan.band].reshape(matrix.shape[1], ow * (last - first))
+                seen = np.matmul(matrix, block).reshape(plan.depth, c, plan.kw, ow, last - first)
+                rows = total[row * sh : row * sh + (plan.depth - 1) * plan.dh + 1 : plan.dh, :, :, first:last]
+                for j in range(plan.kw):
+                    target = rows[:, :, j * dw : j * dw + sw * (ow - 1) + 1 : sw]
+                    np.add(target, seen[:, :, j], out=target)
+
+    with single_threaded_blas():
+        count = min(cpus(), n // 16) if plan.work > _SMALL else 1
+        if count <= 1:
+            task([(0, n)] if n else [])
+        else:
+            ends = [i * n // count for i in range(count + 1)]
+            _crew.run([partial(task, [(a, b)]) for a, b in pairwise(ends)])
+    return total
