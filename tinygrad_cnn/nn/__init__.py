@@ -39,6 +39,7 @@ from .layers import (
     ThresholdUnit,
 )
 from .module import Module, ModuleDict, ModuleList, Parameter, Sequential
+from .summaries import summary
 
 __all__ = [
     "ELU",
@@ -83,5 +84,6 @@ __all__ = [
     "ThresholdUnit",
     "functional",
     "init",
+    "summary",
     "utils",
 ]
