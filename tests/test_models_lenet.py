@@ -117,6 +117,13 @@ def test_the_bitmaps_are_seven_by_twelve_and_far_from_each_other():
     assert differing.min() >= 6
 
 
+def test_original_lenet5_with_other_classes_has_random_codes():
+    model = models.LeNet5(form="original", num_classes=26)
+    assert model(randn(2, 1, 32, 32)).shape == (2, 26)
+    assert set(model.output.prototypes.array.ravel()) == {-1.0, 1.0}
+    assert count(model) == 60000
+
+
 def test_original_lenet5_learns_to_tell_ten_bars_apart():
     manual_seed(0)
     rng = np.random.default_rng(0)

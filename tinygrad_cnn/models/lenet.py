@@ -169,10 +169,13 @@ class TableConv2d(nn.Module):
 
 
 class RBF(nn.Module):
-    """logit_i = -Σ_j (x_j - w_ij)²: minus the squared distance to the bitmap of each digit. The w are not learned."""
+    """logit_i = -Σ_j (x_j - w_ij)²: minus the squared distance to the code of each class. The w are not learned."""
 
-    def __init__(self) -> None:
-        self.prototypes = Tensor(BITMAPS)
+    def __init__(self, num_classes: int = 10) -> None:
+        if num_classes == 10:
+            self.prototypes = Tensor(BITMAPS)
+        else:  # no digits, so codes without a picture: random signs, which lie far from each other too
+            self.prototypes = Tensor(generator().integers(0, 2, size=(num_classes, 84)) * 2.0 - 1.0, dtype="float32")
 
     def forward(self, x: Any) -> Any:
         """Return the logits (n, 10) of codes (n, 84)."""
@@ -218,6 +221,9 @@ class LeNet5Original(nn.Module):
 
     Images of 28x28 are taken to be digits in [0, 1] and brought into the form above.
 
+    Args:
+        num_classes: with other than ten classes the codes are random signs instead of bitmaps.
+
     Raises:
         ShapeError: images of another size.
 
@@ -232,7 +238,7 @@ class LeNet5Original(nn.Module):
     60000
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 10) -> None:
         self.c1 = nn.Conv2d(1, 6, 5)
         self.tanh1 = ScaledTanh()
         self.s2 = Subsampling(6)
@@ -246,12 +252,12 @@ class LeNet5Original(nn.Module):
         self.flatten = nn.Flatten()
         self.f6 = nn.Linear(120, 84)
         self.tanh6 = ScaledTanh()
-        self.output = RBF()
+        self.output = RBF(num_classes)
         for layer, outputs, fan_in in ((self.c1, 6, 25), (self.c5, 120, 400), (self.f6, 84, 120)):
             layer.weight, layer.bias = _spread(layer.weight.shape, fan_in), _spread((outputs,), fan_in)
 
     def forward(self, x: Any) -> Any:
-        """Return minus the distances (n, 10) of images (n, 1, 32, 32), or of digits (n, 1, 28, 28) in [0, 1]."""
+        """Return minus the distances (n, num_classes) of images (n, 1, 32, 32), or of digits (n, 1, 28, 28) in [0, 1]."""
         if tuple(x.shape[1:]) == (1, 28, 28):
             x = F.pad(x, (2, 2, 2, 2)) * 1.275 - 0.1
         elif tuple(x.shape[1:]) != (1, 32, 32):
