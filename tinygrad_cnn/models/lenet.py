@@ -257,7 +257,7 @@ class LeNet5Original(nn.Module):
             layer.weight, layer.bias = _spread(layer.weight.shape, fan_in), _spread((outputs,), fan_in)
 
     def forward(self, x: Any) -> Any:
-        """Return minus the distances (n, num_classes) of images (n, 1, 32, 32), or of digits (n, 1, 28, 28) in [0, 1]."""
+        """Return minus the distances (n, num_classes) of images (n, 1, 32, 32) or digits (n, 1, 28, 28) in [0, 1]."""
         if tuple(x.shape[1:]) == (1, 28, 28):
             x = F.pad(x, (2, 2, 2, 2)) * 1.275 - 0.1
         elif tuple(x.shape[1:]) != (1, 32, 32):
