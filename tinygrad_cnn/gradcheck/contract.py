@@ -63,7 +63,7 @@ def examine(problem: Problem, g: Array, *, alias: str = "note") -> Observation:
         if isinstance(result, np.ndarray):
             _alias(seen, problem, k, result, args, dout, alias)
     if all(seen.usable):
-        _behaviour(seen, problem, g, raw)
+        _behaviour(seen, problem, g)
     return seen
 
 
@@ -120,10 +120,10 @@ def _alias(
             return
 
 
-def _behaviour(seen: Observation, problem: Problem, g: Array, raw: list[Any]) -> None:
+def _behaviour(seen: Observation, problem: Problem, g: Array) -> None:
     """Repeatable, zero for zero, linear in the upstream gradient."""
-    first = problem.flat(raw)
     try:
+        first = problem.gradient(g)
         again, zero = problem.gradient(g), problem.gradient(np.zeros_like(g))
         double = problem.gradient(2 * g)
     except Exception as error:

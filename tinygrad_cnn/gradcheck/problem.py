@@ -161,6 +161,9 @@ class Problem:
 
     # On which smooth piece of the function z lies; None where only the values can tell.
     watch: Callable[[Array], bytes | None] | None = None
+    # Gradients under each convention at kinks, and in the tensors' own type, where there is an engine behind the rule.
+    conventions: Callable[[Array, Array], dict[str, Array]] | None = None
+    original: Callable[[Array], list[Array | None]] | None = None
 
     def at(self, z: Array) -> Problem:
         """The same problem at another point."""
