@@ -71,8 +71,21 @@ def _described(mistakes: Sequence[Mistake]) -> Source:
 
 
 def _predicted(trial: Trial, k: int, m: Mistake) -> Any:
-    results = m.rule(trial.ref, trial.problem.cotangent(trial.g), *trial.args(), **trial.problem.options)
-    return trial.problem.results(results)[k]
+    p = trial.problem
+    dout = p.cotangent(trial.g)
+    if m.wrt is None:
+        return p.results(m.rule(trial.ref, dout, *trial.args(), **p.options))[k]
+    if p.wrt[k] != m.wrt:
+        raise ValueError("this mistake is one in another gradient")
+
+    def ref(dout: Any, *args: Any, **options: Any) -> Any:
+        return trial.at(dout, args, options)[k]
+
+    predicted = np.asarray(m.rule(ref, dout, *trial.args(), **p.options))
+    stated, right = trial.stated[k], trial.right[k]
+    if predicted.shape != right.shape and stated is not None and predicted.shape == stated.shape:
+        return predicted, stated  # a mistake that shows in the shape
+    return predicted
 
 
 def _search(trials: Sequence[Trial], k: int, source: Source) -> list[Cause]:

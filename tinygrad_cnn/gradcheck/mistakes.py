@@ -32,6 +32,8 @@ class Mistake:
         topic: where to read about it.
         hint: a first hint that belongs to this mistake.
         kind: "reference", or "kink" where the mistake only shows at ties and zeros.
+        wrt: the position of the one argument whose gradient is wrong. `rule` and `ref` then return that gradient
+            alone. None: both return what the rule under test returns.
     """
 
     id: str
@@ -40,6 +42,7 @@ class Mistake:
     topic: str = ""
     hint: str = ""
     kind: str = "reference"
+    wrt: int | None = None
 
 
 def mistake(text: str, *, id: str = "", topic: str = "", hint: str = "") -> Callable[[Callable[..., Any]], Mistake]:
