@@ -41,6 +41,7 @@ class Jacobian:
         errors: bounds for the error of `values`.
         kinks: where the function has a kink at z itself.
         right, left: one-sided derivatives, equal to `values` away from kinks.
+        steps: the first step used for each column.
         sure: columns whose error is an estimate from several steps, not from two only.
     """
 
@@ -50,6 +51,7 @@ class Jacobian:
     kinks: Array
     right: Array
     left: Array
+    steps: Array
     sure: Array
 
 
@@ -134,15 +136,19 @@ def jacobian(
     entries = np.asarray(entries, dtype=int)
     m, n = f0.size, len(entries)
     values, errors = np.empty((m, n)), np.empty((m, n))
-    found = Jacobian(entries, values, errors, np.zeros((m, n), bool), values, values, np.zeros(n, bool))
+    found = Jacobian(entries, values, errors, np.zeros((m, n), bool), values, values, np.empty(n), np.zeros(n, bool))
     print0 = fingerprint(z) if fingerprint is not None else None
     rough = np.zeros(n, bool)
     probe = z.copy()
+    start = first
     with np.errstate(all="ignore"):
         for j, i in enumerate(entries):
-            h = first * max(1.0, abs(z[i]))
+            scale = max(1.0, abs(float(z[i])))
+            h, smooth = start * scale, False
             if print0 is not None and fingerprint is not None:
-                h = _smooth_step(fingerprint, z, int(i), h, print0)
+                h, smooth = _smooth_step(fingerprint, z, int(i), h, print0)
+                start = min(first, 4 * h / scale)  # what was right for the last entry is a good guess for this one
+            found.steps[j] = h
             sums, differences = [], []
             for step in (h, h / 2):
                 probe[i] = z[i] + step
@@ -159,7 +165,7 @@ def jacobian(
             errors[:, j] = 8 * _noise(plus, minus, f0) / h + spread**2 / (top or 1.0)
             bend = np.abs(2 * sums[1] - sums[0])
             noise = 64 * EPSILON * np.max(np.abs(f0), initial=0.0) / h
-            rough[j] = not np.all(np.isfinite(value)) or bool(np.any(bend > 1e-6 * top + noise))
+            rough[j] = not np.all(np.isfinite(value)) or (not smooth and bool(np.any(bend > 1e-6 * top + noise)))
     if rough.any():
         found.right, found.left = values.copy(), values.copy()
     for column in np.flatnonzero(rough):
@@ -167,8 +173,8 @@ def jacobian(
     return found
 
 
-def _smooth_step(fingerprint: Fingerprint, z: Array, i: int, h: float, print0: bytes) -> float:
-    """The largest step, down to 1e-7, at which both probes stay on the smooth piece z is on."""
+def _smooth_step(fingerprint: Fingerprint, z: Array, i: int, h: float, print0: bytes) -> tuple[float, bool]:
+    """The largest step, down to 1e-7, at which both probes stay on the smooth piece z is on, and whether they do."""
     probe = z.copy()
     least = LAST_STEP * max(1.0, abs(float(z[i])))
     while h > least:
@@ -176,9 +182,9 @@ def _smooth_step(fingerprint: Fingerprint, z: Array, i: int, h: float, print0: b
         if fingerprint(probe) == print0:
             probe[i] = z[i] - h
             if fingerprint(probe) == print0:
-                break
+                return h, True
         h /= 4
-    return max(h, least)
+    return max(h, least), False
 
 
 def examine(found: Jacobian, f: Function, z: Array, f0: Array, j: int) -> None:
@@ -187,7 +193,8 @@ def examine(found: Jacobian, f: Function, z: Array, f0: Array, j: int) -> None:
     v = np.zeros_like(z)
     v[i] = 1.0
     scale = max(1.0, abs(float(z[i])))
-    value, error, sides, side_errors = along(f, z, v, f0, FIRST_STEP * scale, LAST_STEP * scale)
+    first = float(found.steps[j])
+    value, error, sides, side_errors = along(f, z, v, f0, first, min(LAST_STEP * scale, first / 8))
     # The gap between the slopes at two small steps: halves with h on a curve, stays at a kink.
     with np.errstate(all="ignore"):
         gaps = []
@@ -220,4 +227,4 @@ def complex_step(f: Function, z: Array, i: int) -> Array | None:
             y = f(probe)
     except (TypeError, ValueError):
         return None
-    return np.asarray(y.imag / 1e-30) if np.iscomplexobj(y) else None
+    return np.asarray(np.imag(y) / 1e-30)

@@ -41,6 +41,8 @@ def diagnose(trials: Sequence[Trial], k: int, mistakes: Sequence[Mistake]) -> li
 
     At least two trials are needed: a coincidence in one case proves nothing.
     """
+    if trials and all(t.raised for t in trials):
+        return _raising(trials, k, mistakes)
     useful = [t for t in trials if _is_wrong(t, k)]
     if len(useful) < 2:
         return []
@@ -50,6 +52,22 @@ def diagnose(trials: Sequence[Trial], k: int, mistakes: Sequence[Mistake]) -> li
         if found:
             return found
     return []
+
+
+def _raising(trials: Sequence[Trial], k: int, mistakes: Sequence[Mistake]) -> list[Cause]:
+    """Mistakes that raise the same error as the rule: a matrix that does not fit unless it is transposed."""
+    found = []
+    for m in mistakes:
+        for trial in trials:
+            try:
+                _predicted(trial, k, m)
+                break
+            except Exception as error:
+                if f"{type(error).__name__}: {error}" != trial.raised:
+                    break
+        else:
+            found.append(Cause(m.id, m.text + ".", m.kind, 0.9, len(trials)))
+    return found
 
 
 def _is_wrong(trial: Trial, k: int) -> bool:

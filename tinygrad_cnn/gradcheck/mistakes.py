@@ -76,13 +76,12 @@ def decode(value: float, trial: Trial, k: int) -> Iterator[tuple[str, str]]:
     if _close(value, -1.0):
         yield "sign", "the sign is wrong"
         return
-    for number, recipe in _sizes(trial, k):
-        if number == 1:
-            continue
-        if _close(abs(value), number):
-            yield f"{sign}{recipe}", f"too large by the factor {sign}{number:g} = {sign}{recipe}"
-        elif _close(abs(value), 1 / number):
-            yield f"{sign}1/{recipe}", f"multiplied by {sign}1/{number:g}, where {number:g} = {recipe}"
+    direct, derived = _sizes(trial, k)
+    yield from _factored(value, sign, direct)
+    for number, recipe in simple.items():
+        if _close(value, number):
+            yield recipe, f"the right gradient times {recipe}"
+    yield from _factored(value, sign, derived)
     for option, number in trial.problem.options.items():
         if isinstance(number, (int, float)) and not isinstance(number, bool) and number not in (0, 1):
             terms = {
@@ -99,20 +98,33 @@ def decode(value: float, trial: Trial, k: int) -> Iterator[tuple[str, str]]:
             for recipe, n in terms.items():
                 if _close(value, n):
                     yield recipe, f"multiplied by {recipe} = {n:g} once too often"
-    for number, recipe in simple.items():
-        if _close(value, number):
-            yield recipe, f"the right gradient times {recipe}"
     yield f"{value:.7g}", f"the right gradient times {value:.7g}"
+
+
+def _factored(value: float, sign: str, sizes: list[tuple[float, str]]) -> Iterator[tuple[str, str]]:
+    for number, recipe in sizes:
+        if number in (0, 1):
+            continue
+        if _close(abs(value), number):
+            yield f"{sign}{recipe}", f"too large by the factor {sign}{number:g} = {sign}{recipe}"
+        elif _close(abs(value), 1 / number):
+            yield f"{sign}1/{recipe}", f"multiplied by {sign}1/{number:g}, where {number:g} = {recipe}"
 
 
 def _close(a: float, b: float) -> bool:
     return abs(a - b) <= 1e-9 * max(abs(a), abs(b))
 
 
-def _sizes(trial: Trial, k: int) -> Iterator[tuple[float, str]]:
-    """Sizes a wrong factor may come from, with their names."""
+def _sizes(trial: Trial, k: int) -> tuple[list[tuple[float, str]], list[tuple[float, str]]]:
+    """Sizes a wrong factor may come from, with all their names: lengths of axes, and what is made of them.
+
+    Where two recipes give the same number, other cases with other sizes tell them apart.
+    """
     p = trial.problem
-    known: dict[float, str] = {}
+    single: list[tuple[float, str]] = []
+    whole: list[tuple[float, str]] = []
+    several: list[tuple[float, str]] = []
+    derived: list[tuple[float, str]] = []
     named: list[tuple[str, tuple[int, ...]]] = [("output", s) for s in p.output_shapes]
     named += [(name, np.shape(a)) for name, a in zip(p.names, p.args, strict=True) if isinstance(a, np.ndarray)]
     for name, shape in named:
@@ -121,17 +133,25 @@ def _sizes(trial: Trial, k: int) -> Iterator[tuple[float, str]]:
                 number = float(np.prod([shape[a] for a in axes]))
                 if count == 1:
                     recipe = f"{name}.shape[{axes[0]}]"
+                    single.append((number, recipe))
                 elif count == len(shape):
                     recipe = f"{name}.size"
+                    whole.append((number, recipe))
                 else:
-                    recipe = f"{name}'s sizes of axes {','.join(map(str, axes))}"
-                known.setdefault(number, recipe)
-                if number > 1 and count in (1, len(shape)):
-                    known.setdefault(number - 1, f"({recipe} - 1)")
-                    known.setdefault(number / (number - 1), f"{recipe}/({recipe} - 1)")
-                    known.setdefault(number**2, f"{recipe}²")
-                    known.setdefault(float(np.sqrt(number)), f"sqrt({recipe})")
-    yield from known.items()
+                    several.append((number, f"the product of {name}.shape{list(axes)}"))
+                    continue
+                if number > 1:
+                    derived.append((number - 1, f"({recipe} - 1)"))
+                    derived.append((number / (number - 1), f"{recipe}/({recipe} - 1)"))
+                    derived.append((number**2, f"{recipe}²"))
+                    derived.append((float(np.sqrt(number)), f"sqrt({recipe})"))
+    sizes = [*p.output_shapes, *p.shapes]
+    for inner in (p.shapes[k],):
+        for outer in sizes:
+            a, b = float(np.prod(inner, dtype=int)), float(np.prod(outer, dtype=int))
+            if a != b and b:
+                derived.append((a / b, f"{p.label(k)}.size / {'output' if outer in p.output_shapes else 'other'}.size"))
+    return single, [*whole, *several, *derived]
 
 
 def _axis_sets(ndim: int) -> Iterator[tuple[int, ...]]:

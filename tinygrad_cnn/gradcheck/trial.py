@@ -51,6 +51,7 @@ class Trial:
         stated: what the rule returned, per checked input (any shape), or None where that is no array.
         right: the right gradient, per checked input.
         ref: `ref(dout, *args, **options)`: the right rule anywhere.
+        raised: the error of the rule under test, or "".
         exact: whether `right` comes from a rule rather than from differences.
     """
 
@@ -61,7 +62,12 @@ class Trial:
         self.g = rng.normal(size=self.y.size)
         self.dout = problem.cotangent(self.g)
         self.stated: list[Array | None] = []
-        for raw in problem.rule(self.g):
+        self.raised = ""
+        try:
+            results = problem.rule(self.g)
+        except Exception as error:
+            results, self.raised = [None] * len(problem.wrt), f"{type(error).__name__}: {error}"
+        for raw in results:
             array = None if raw is None else np.asarray(raw)
             self.stated.append(array.astype(float) if array is not None and array.dtype.kind in "fiub" else None)
         self.matrix: Array | None = None
