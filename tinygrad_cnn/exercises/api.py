@@ -85,6 +85,10 @@ class Exercises:
         for exercise in kit.catalogue():
             print(f"{exercise.key:<4} {exercise.title}")
 
+    def digits(self) -> tuple[Any, Any]:
+        """Return 600 small digits to play with: images (600, 1, 14, 14) in [0, 1] and labels."""
+        return kit.digits()
+
     def __repr__(self) -> str:
         return "<exercises: ex.check(name, function), ex.hint(name), ex.list()>"
 

@@ -272,6 +272,7 @@ class Answer(Check):
     Args:
         about: key -> a sentence for whoever got that entry wrong (not the answer).
         atol: tolerance for numbers.
+        accept: key -> further answers that count as right.
     """
 
     kind = "answer"
@@ -282,12 +283,14 @@ class Answer(Check):
         *,
         about: dict[Any, str] | None = None,
         atol: float = 1e-6,
+        accept: dict[Any, Iterable[Any]] | None = None,
         title: str = "",
         weight: float = 1.0,
     ) -> None:
         super().__init__(name, title or f"{name}: your answers", weight)
         self.about = about or {}
         self.atol = atol
+        self.accept = {key: [_normal(v) for v in values] for key, values in (accept or {}).items()}
 
     def observe(self, space: Space, case: Case) -> Any:
         value = space.value(self.function)
@@ -296,7 +299,11 @@ class Answer(Check):
         return {key: _normal(v) for key, v in value.items()}
 
     def wrong_keys(self, seen: dict[Any, Any], right: dict[Any, Any]) -> list[Any]:
-        return [key for key in right if not self.equal(seen.get(key), right[key])]
+        return [
+            key
+            for key in right
+            if not any(self.equal(seen.get(key), value) for value in (right[key], *self.accept.get(key, ())))
+        ]
 
     def equal(self, a: Any, b: Any) -> bool:
         if isinstance(b, bool) or isinstance(a, bool):

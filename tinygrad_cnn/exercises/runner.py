@@ -376,7 +376,7 @@ def _equal_cases(loaded: Loaded, check: Check, candidate: Bug, observed: list[tu
             count += check.matches(seen, wrong, right)
             continue
         if same(wrong, right, 10 * check.rtol):
-            if not same(seen, right, check.rtol):
+            if not same(seen, right, 100 * check.rtol):
                 return 0
         elif check.matches(seen, wrong, right):
             count += 1
