@@ -87,7 +87,7 @@ def test_stepping_tells_how_a_gradient_is_made(visit):
     page.press("ArrowRight")
     assert "(1 of 2 arrived)" in page.says
     assert "1 of 2 arrived; sum so far 1" in page.text(".arrived")
-    assert page.box("x").locator(".g").inner_text() == "1 of 2 arrived: grad 1"
+    assert page.box("x").locator(".g").inner_text() == "1 of 2: grad 1"
     page.press("ArrowRight")
     assert page.text("#upstream") == "g = ∂L/∂y: scalar, 1"
     assert "2 of 2 arrived; sum so far 4" in page.text(".arrived")

@@ -276,7 +276,7 @@ class _Packer:
     def __init__(self, graph: GraphIR, other: GraphIR | None, images: bool) -> None:
         self.graph = graph
         self.images = images
-        self.size = self._image_size() if images else None
+        self.size = self._image_size()
         self.nodes: list[tuple[OpNode | None, Value, str]] = []  # op or None, its value, "same" or "added"
         self.position: dict[str, int] = {}  # value id -> row
         self.rows_of_ops: dict[str, int] = {}
@@ -338,7 +338,6 @@ class _Packer:
         return _IMAGE_SIZES[-1]
 
     def _maps(self, maps: Maps) -> Packed:
-        assert self.size is not None
         most, side = self.size
         planes = [base64.b64decode(text) for text in maps.pixels[:most]]
         shape = (len(planes), maps.height, maps.width)
@@ -498,7 +497,7 @@ class _Packer:
     def _backward(self) -> list[Packed]:
         """Return the steps of the last walk. A gradient equal to the value's own is not written twice."""
         walks = [walk for walk in self.graph.walks if walk.steps]
-        rows = []
+        rows: list[Packed] = []
         for step in walks[-1].steps if walks else ():
             n = self.rows_of_ops[step.node]
             to = []
@@ -591,9 +590,11 @@ def _differences(node: OpNode | None, value: Value, twin: OpNode | None, other: 
                 found.append(f"{key} {a} → {b}")
         if [x.value or x.literal for x in node.inputs] != [x.value or x.literal for x in twin.inputs]:
             found.append("reads other inputs")
-    for what, a, b in (("data", value.data, other.data), ("gradient", value.grad, other.grad)):
-        if (a is None) != (b is None):
-            numbers.append(f"{what} only in the {'second' if a is None else 'first'}")
-        elif a is not None and b is not None and (a.norm, a.mean, a.values) != (b.norm, b.mean, b.values):
-            numbers.append(f"{what} norm {_number(a.norm)} → {_number(b.norm)}")
+    for what, first, second in (("data", value.data, other.data), ("gradient", value.grad, other.grad)):
+        if first is None and second is None:
+            continue
+        if first is None or second is None:
+            numbers.append(f"{what} only in the {'second' if first is None else 'first'}")
+        elif (first.norm, first.mean, first.values) != (second.norm, second.mean, second.values):
+            numbers.append(f"{what} norm {_number(first.norm)} → {_number(second.norm)}")
     return found, numbers

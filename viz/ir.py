@@ -554,7 +554,8 @@ def stats(array: Any, *, maps: bool = False, filters: bool = False, elements: in
         return result
     if x.size <= max(elements, FULL_VALUES):
         # The shortest text of a float32 is read back as the nearest double: 0.1 stays 0.1.
-        result.values = [float(str(v)) if x.dtype.kind == "f" else v.item() for v in x.ravel()]
+        short = x.dtype.kind == "f" and x.size <= FULL_VALUES
+        result.values = [float(str(v)) for v in x.ravel()] if short else x.ravel().tolist()
     flat = x.ravel().astype(np.float64, copy=False)
     result.zeros = _short(1.0 - np.count_nonzero(flat) / flat.size)
     # A NaN or an infinity shows in the sum: one pass tells whether there is any.

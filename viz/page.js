@@ -375,16 +375,17 @@ function place(units, links, frames) {
     below[frame.high] = Math.max(below[frame.high], 9 * (frame.bottom + 1));
   }
   let y = 0;
-  const middle = new Float64Array(ranks);
+  const middle = new Float64Array(ranks), half = new Float64Array(ranks);
   const gap = n > 400 ? 34 : SIZE.gapY;
   kept.forEach((L, r) => {
     const h = Math.max(0, ...L.map((u) => tall[u]));
     y += above[r];
-    middle[r] = y + h / 2;
+    middle[r] = y + h / 2; half[r] = h / 2;
     y += h + gap + below[r];
   });
   for (let u = 0; u < n; u++) { units[u].x = x[u]; units[u].y = middle[rank[u]]; units[u].rank = rank[u]; }
-  for (const e of links) e.via = e.path ? e.path.map((d) => [x[d], middle[level[d]]]) : null;
+  // An edge goes straight down through a row and bends between rows, so it stays clear of the boxes beside it.
+  for (const e of links) e.via = e.path ? e.path.flatMap((d) => [[x[d], middle[level[d]] - half[level[d]]], [x[d], middle[level[d]] + half[level[d]]]]) : null;
 }
 function crossings(layers, down, pos) {
   let total = 0;
@@ -578,7 +579,7 @@ function gradientText(node, s) {
     if (walk.length && s >= steps.length - 1) return "no gradient reaches it";
     return walk.length || !node.grad ? "no gradient yet" : valueText(node.grad, "grad");
   }
-  return k < of ? `${k} of ${of} arrived: ${valueText(g, "grad")}` : valueText(g, "grad");
+  return k < of ? `${k} of ${of}: ${valueText(g, "grad")}` : valueText(g, "grad");
 }
 
 // What an update of the boxes depends on is put into one string per box; equal strings are not written again.
@@ -706,7 +707,7 @@ function mapImage(maps, k, gradient) {
   return canvas;
 }
 function diverging(t) {
-  const a = Math.min(1, Math.abs(t)) ** 0.6, to = t < 0 ? [150, 70, 0] : [0, 80, 160];
+  const a = Math.min(1, Math.abs(t)) ** 0.45, to = t < 0 ? [150, 70, 0] : [0, 80, 160];
   return to.map((v) => Math.round(250 + (v - 250) * a));
 }
 
@@ -750,8 +751,13 @@ function middle(e, t) {
 }
 function minimap() {
   const canvas = $("minimap"), stage = $("canvas");
-  const big = drawing.height > stage.clientHeight * 1.6 && stage.clientWidth > 420;
+  const big = drawing.height > stage.clientHeight * 1.6 && $("stage").clientWidth > 520;
   canvas.hidden = !big;
+  if ($("stage").classList.contains("with-map") !== big) {
+    $("stage").classList.toggle("with-map", big);
+    stageWidth = stage.clientWidth;
+    resize();
+  }
   if (!big) return;
   const h = Math.max(120, Math.min(stage.clientHeight - 20, 460)), scale = Math.min(h / drawing.height, 70 / drawing.width);
   const tall = h / drawing.height;
@@ -1075,7 +1081,7 @@ function breakCard() {
     scroller("Errors", el("table", {}, el("thead", {}, el("tr", {}, ...["op", "relative error", `≤ ${fmt(data.tolerance)}`].map((t) => el("th", { text: t })))), el("tbody", {}, ...rows))));
 }
 const scroller = (name, inner) => el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, inner);
-const nodeLink = (i) => el("button", { type: "button", text: full(nodes[i]), onclick: () => { select(i, true); } });
+const nodeLink = (i) => el("button", { type: "button", text: nodes[i].scope >= 0 ? short(full(nodes[i])) : full(nodes[i]), title: full(nodes[i]), onclick: () => { select(i, true); } });
 
 // ---------------------------------------------------------------------------------------------- the explanation
 
@@ -1169,13 +1175,14 @@ function backwardCard(node, record) {
     const own = contributionGrad(c), total = sumGrad(c), target = nodes[c.target], gain = own && upstreamOf(record) ? norm(own) / norm(upstreamOf(record)) : null;
     const name = node.args[c.position];
     const term = (letter, shape, s) => (s && s[S.values] && s[S.values].length === 1 ? `${letter} = ${fmt(s[S.values][0])}` : `${letter} ${shapeText(shape)}`);
-    const terms = [term("g", node.shape, upstreamOf(record)), term("y", node.shape, node.data), ...node.inputs.map((s, p) => (s === null || s < 0 ? (node.literals[p] && node.literals[p] !== "None" ? `${node.args[p]} = ${node.literals[p]}` : null) : term(node.args[p], nodes[s].shape, nodes[s].data)))].filter(Boolean);
+    const read = (what) => { const kept = node.saved.find((entry) => entry[0] === what); return !kept || kept[2].split(", ").includes(name); };
+    const terms = [term("g", node.shape, upstreamOf(record)), read("y") ? term("y", node.shape, node.data) : null, ...node.inputs.map((s, p) => (s !== null && s >= 0 && !read(node.args[p]) ? null : s === null || s < 0 ? (node.literals[p] && node.literals[p] !== "None" ? `${node.args[p]} = ${node.literals[p]}` : null) : term(node.args[p], nodes[s].shape, nodes[s].data)))].filter(Boolean);
     const block = el("div", { class: "contribution", "data-target": target.id },
       el("h3", { text: `→ ${argument(node, c.position)}` }),
       dl([
-        ["local rule", el("code", { text: node.rules[c.position] || "(no formula recorded)" })],
+        [`∂L/∂${name}`, el("code", { class: "formula", text: `= ${node.rules[c.position] || "(no formula recorded)"}` })],
         ["with", terms.join(", ")],
-        ["product", `${shapeText(target.shape)}, ${valueText(own, "").trim()}`],
+        ["gives", `${shapeText(target.shape)}, ${valueText(own, "").trim()}`],
         ["gain", gain === null || !Number.isFinite(gain) ? null : `‖g${name}‖ / ‖g‖ = ${fmt(gain)}`],
         c.of > 1 ? ["fan-out", el("span", { class: "arrived", text: `${c.k} of ${c.of} arrived; sum so far ${valueText(total, "").trim()}` })] : null,
       ]), ...picture(own, target, true));
@@ -1200,20 +1207,21 @@ function picture(s, node, gradient) {   // values in full, else histogram; and m
   if (!s) return [];
   const out = [];
   if (s[S.values] && s[S.values].length) { const table = valueTable(s[S.values], node.shape, gradient); out.push(s[S.values].length > 2 ? scroller("Values", table) : table); }
-  if (s[S.hist]) out.push(histogram(s, gradient));
-  if (s[S.maps]) {
+  if (s[S.hist] && !(s[S.values] && s[S.values].length <= 8)) out.push(histogram(s, gradient));
+  if (s[S.maps] && !(s[S.values] && s[S.maps].axis === "matrix")) {
     const maps = s[S.maps], zoom = Math.max(1, Math.min(5, Math.floor(64 / Math.max(maps.h, maps.w))));
     out.push(el("div", { class: "maps", role: "img", "aria-label": `${maps.n} of ${maps.of} ${gradient ? "gradient maps" : "maps"}, ${fmt(maps.lo)} to ${fmt(maps.hi)}` }, ...Array.from({ length: maps.n }, (_, k) => {
       const image = mapImage(maps, k, gradient), copy = el("canvas", { width: maps.w, height: maps.h, title: `${maps.axis} ${k}` });
       copy.style.width = `${maps.w * zoom}px`; copy.getContext("2d").drawImage(image, 0, 0);
       return el("figure", {}, copy);
-    })), el("p", { class: "soft", text: `${maps.n} of ${plural(maps.of, maps.axis)}; ${gradient ? "brown −, white 0, blue +" : `black ${fmt(maps.lo)}, white ${fmt(maps.hi)}`}` }));
+    })), el("p", { class: "soft", text: `${maps.of === 1 ? `One ${maps.axis}` : `${maps.n} of ${plural(maps.of, maps.axis)}`}; ${gradient ? "brown −, white 0, blue +" : `black ${fmt(maps.lo)}, white ${fmt(maps.hi)}`}` }));
   }
   return out;
 }
 function valueTable(values, shape, gradient) {
-  const flat = shape.length < 2 && values.length <= 5;
-  const width = shape.length > 1 ? shape[shape.length - 1] : Math.min(5, values.length), table = el("table", { class: `values ${gradient ? "gradvalues" : "datavalues"}` }), body = el("tbody");
+  const most = Math.max(1, Math.floor(44 / (4 + Math.max(...values.map((v) => String(v).length)))));   // that fit side by side
+  const flat = shape.length < 2 && values.length <= most;
+  const width = shape.length > 1 ? shape[shape.length - 1] : Math.min(most, values.length), table = el("table", { class: `values ${gradient ? "gradvalues" : "datavalues"}` }), body = el("tbody");
   for (let r = 0; r * width < values.length; r++) {
     const row = el("tr");
     if (!flat) row.append(el("th", { scope: "row", text: `[${(shape.length > 1 ? indexOf(r * width, shape).slice(0, -1) : [r * width]).join(", ")}]` }));
@@ -1570,7 +1578,7 @@ function frameText() {
   $("frame").setAttribute("aria-valuetext", $("frametext").textContent);
 }
 function buildTape() {
-  const view = $("view-tape"), frames = tape.labels.length, cell = Math.max(6, Math.min(40, Math.floor(640 / frames))), tall = 20, left = 190, top = 54;
+  const view = $("view-tape"), frames = tape.labels.length, cell = Math.max(6, Math.min(40, Math.floor(640 / frames))), tall = 20, left = innerWidth < 760 ? 104 : 190, top = 54;
   const canvas = el("canvas", { id: "strip", width: left + frames * cell + 10, height: top + tape.rows.length * tall + 4, role: "img", "aria-label": `Gradient norm of ${tape.rows.length} parameters over ${frames} recorded iterations; the same numbers are in the table below` });
   const readout = el("p", { id: "stripread", class: "soft", text: "Point at a cell, or read the table below." });
   const pick = (e) => { const box = canvas.getBoundingClientRect(); return [Math.floor((e.clientY - box.top - top) / tall), Math.floor((e.clientX - box.left - left) / cell)]; };
@@ -1593,7 +1601,7 @@ function setFrame(k) {
 function paintTape() {
   const canvas = $("strip");
   if (!canvas) return;
-  const c = canvas.getContext("2d"), style = getComputedStyle(document.documentElement), frames = tape.labels.length, cell = Math.max(6, Math.min(40, Math.floor(640 / frames))), tall = 20, left = 190, top = 54;
+  const c = canvas.getContext("2d"), style = getComputedStyle(document.documentElement), frames = tape.labels.length, cell = Math.max(6, Math.min(40, Math.floor(640 / frames))), tall = 20, left = innerWidth < 760 ? 104 : 190, top = 54;
   const flat = tape.norms.flat().map(number).filter((v) => v > 0 && Number.isFinite(v)), low = Math.min(...flat), high = Math.max(...flat);
   c.clearRect(0, 0, canvas.width, canvas.height);
   c.font = "12px system-ui, sans-serif"; c.textBaseline = "middle";
