@@ -160,6 +160,12 @@ def test_a_random_forward_function_is_refused():
     assert "two different outputs" in str(report)
 
 
+def test_a_forward_function_that_raises_is_reported():
+    report = check_pair(lambda x: x @ x, lambda d, x: d, (X,), seed=0)
+    assert not report
+    assert "the forward function raised ValueError" in str(report)
+
+
 def relu_with(value):
     return lambda d, x: d * np.where(x > 0, 1.0, np.where(x == 0, value, 0.0))
 

@@ -44,6 +44,9 @@ COMMANDS = [
     Command("summary", ".summary:command", "layers, shapes, parameters and cost of a network", "Look"),
     Command("draw", ".drawing:command", "the graph of a network, forward and backward, as a picture or page", "Look"),
     Command("info", ".info:command", "versions, devices and libraries on this machine", "Look"),
+    Command(
+        "gradcheck", "..gradcheck.commands:command", "check the gradient rules in a file and name the mistake", "Learn"
+    ),
     Command("ex", "..exercises.commands:command", "exercises: write a gradient, learn what is wrong with it", "Learn"),
 ]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..backend.threads import single_threaded_blas
-from ..errors import OptionError
+from ..errors import OptionError, TinygradError
 from . import contract, kinks
 from .derivative import FIRST_STEP, Jacobian, complex_step, directional, examine, jacobian
 from .diagnose import diagnose, nearest, unused
@@ -171,7 +171,14 @@ def _run(problem_at: Callable[[int], Problem], settings: Settings, cases: int) -
     for number in range(max(1, cases)):
         problem = problem_at(number)
         report.name = problem.name
-        case = _Case(problem, settings, number)
+        try:
+            case = _Case(problem, settings, number)
+        except TinygradError:
+            raise
+        except Exception as error:
+            text = f"the forward function raised {type(error).__name__}: {error}"
+            report.findings.append(Finding("forward", text))
+            break
         case.check(report)
         if not report.ok:
             if settings.explain:

@@ -71,7 +71,18 @@ class Suspect:
 
 def decode(value: float, trial: Trial, k: int) -> Iterator[tuple[str, str]]:
     """Say what a constant factor may be: (recipe, text) pairs, the simplest first."""
-    simple = {-1.0: "-1", 2.0: "2", 0.5: "1/2", -2.0: "-2", 4.0: "4", 0.25: "1/4", 3.0: "3", 1 / 3: "1/3"}
+    simple = {
+        -1.0: "-1",
+        2.0: "2",
+        0.5: "1/2",
+        -2.0: "-2",
+        4.0: "4",
+        0.25: "1/4",
+        3.0: "3",
+        1 / 3: "1/3",
+        2 / 3: "2/3",
+        1.5: "3/2",
+    }
     sign = "-" if value < 0 else ""
     if _close(value, -1.0):
         yield "sign", "the sign is wrong"
