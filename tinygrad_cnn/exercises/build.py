@@ -164,16 +164,20 @@ def _triad(loaded: Loaded, seed: int, verdict: Verdict) -> None:
         elif starter.status != "fail":
             complaint = next(c.message for c in starter.checks if c.status != "pass")
             verdict.problems.append(f"seed {seed}: the starter does not fail but {starter.status}s: {complaint}")
-    except StudentError as error:
+    except (ExerciseError, StudentError) as error:
         verdict.problems.append(f"the starter cannot be run: {error}")
-    solution = run(loaded, loaded.solution, seed=seed, hidden=True, full=True)
+    try:
+        solution = run(loaded, loaded.solution, seed=seed, hidden=True, full=True)
+    except ExerciseError as error:
+        verdict.problems.append(f"seed {seed}: {error}")
+        return
     for check in solution.checks:
         if check.status != "pass":
             verdict.problems.append(f"seed {seed}: the solution fails {check.title!r}: {check.message}")
     verdict.named = 0
     for bug in loaded.bugs:
         try:
-            result = run(loaded, loaded.mutant(bug), seed=seed)
+            result = run(loaded, loaded.mutant(bug), seed=seed, stop=True)
         except (ExerciseError, StudentError) as error:
             verdict.problems.append(f"mistake {bug.name!r}: {error}")
             continue

@@ -44,6 +44,7 @@ def run(
     hidden: bool = False,
     explain: str | None = None,
     diagnose: bool = True,
+    stop: bool = False,
 ) -> Result:
     """Check the code in `space` against an exercise.
 
@@ -52,6 +53,8 @@ def run(
         full: more cases (five seeds).
         hidden: also run the hidden checks.
         explain: how much the report tells; the exercise's `feedback` caps it.
+        diagnose: whether to look for the cause of a failure.
+        stop: leave out the checks behind the first one that fails.
     """
     exercise = loaded.exercise
     seed = default_seed(exercise) if seed is None else seed
@@ -75,6 +78,8 @@ def run(
                 fine |= {check.title} if outcome.status == "pass" else set()
                 outcome.hidden = is_hidden
                 result.checks.append(outcome)
+                if stop and outcome.status != "pass":
+                    break
                 if outcome.status == "pass":
                     result.score += points * check.weight / total
     except _OverError as over:
@@ -138,7 +143,7 @@ def _check(
         outcome.message = f"the file defines no {what} {check.function}"
         return outcome
     for round_ in range(5 if full else 1):
-        cases = list(check.cases(_rng(seed, number, round_), loaded.solution))
+        cases = _cases(loaded, check, _rng(seed, number, round_))
         outcome.of = len(cases)
         for i, case in enumerate(cases):
             outcome.number = i + 1
@@ -156,6 +161,16 @@ def _check(
                 raise _OverError(found.error, outcome)
             return outcome
     return outcome
+
+
+def _cases(loaded: Loaded, check: Check, rng: np.random.Generator) -> list[Case]:
+    try:
+        return list(check.cases(rng, loaded.solution))
+    except ExerciseError:
+        raise
+    except Exception as error:  # a mistake in the exercise file
+        words = f"the cases of {check.title!r} cannot be made: {type(error).__name__}: {error}"
+        raise ExerciseError(f"{loaded.exercise.id}: {words}") from error
 
 
 class _Found:
@@ -182,7 +197,7 @@ def _case(loaded: Loaded, check: Check, space: Space, case: Case, seed: int) -> 
         if isinstance(check, Property):
             complaint = check.observe(space, case)
             return found.fail("property", complaint) if complaint else found
-        right = check.observe(loaded.solution, case)
+        right = _reference(loaded, check, case)
         args: list[Any] | None = None
         if isinstance(check, (Same, Vjp)) and check.contract:
             args = case.args()
@@ -313,7 +328,7 @@ def _name(
                 seen = error
                 if error.kind in ("timeout", "crash", "exit", "memory", "output"):
                     return
-            observed.append((case, seen, _watched(check, loaded.solution, case)))
+            observed.append((case, seen, _expected(loaded, check, case)))
     needed = 1 if isinstance(check, Answer) else 2
     matches = []
     for candidate in loaded.bugs:
@@ -342,13 +357,27 @@ def _shows(loaded: Loaded, check: Check, candidate: Bug, seed: int, number: int)
                 if check.observe(mutant, case):
                     return True
                 continue
-            seen, right = _watched(check, mutant, case), _watched(check, loaded.solution, case)
+            seen, right = _watched(check, mutant, case), _expected(loaded, check, case)
         except StudentError:
             return True
         equal = not check.wrong_keys(seen, right) if isinstance(check, Answer) else same(seen, right, 10 * check.rtol)
         if not equal:
             return True
     return False
+
+
+def _reference(loaded: Loaded, check: Check, case: Case) -> Any:
+    try:
+        return check.observe(loaded.solution, case)
+    except StudentError as error:
+        raise ExerciseError(f"{loaded.exercise.id}: the solution fails on {case.describe()}: {error}") from error
+
+
+def _expected(loaded: Loaded, check: Check, case: Case) -> Any:
+    try:
+        return _watched(check, loaded.solution, case)
+    except StudentError as error:
+        raise ExerciseError(f"{loaded.exercise.id}: the solution fails on {case.describe()}: {error}") from error
 
 
 def _watched(check: Check, space: Space, case: Case) -> Any:
