@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ __all__ = [
     "kernels",
     "manual_seed",
     "namespace",
+    "on_host",
     "register",
     "to_host",
     "use_device",
@@ -37,7 +37,7 @@ class Backend:
         kind: first part of the device's name, "cpu" or "cuda".
         array_type: the class of its arrays.
         xp: its array module, with NumPy's names.
-        kernels: returns the module of fast kernels, the same small set of names in every library.
+        kernels: returns the table of fast kernels, the same small set of names in every library.
         asarray: `asarray(values, dtype, index)`: onto device number `index`.
         to_host: an array of this library as a NumPy array.
         make_generator: `make_generator(seed, index)`: a random generator with NumPy's method names.
@@ -50,7 +50,7 @@ class Backend:
     kind: str
     array_type: type
     xp: Any
-    kernels: Callable[[], ModuleType]
+    kernels: Callable[[], Any]
     asarray: Callable[[Any, Any, int], Any]
     to_host: Callable[[Any], Any]
     make_generator: Callable[[int, int], Any]
@@ -131,8 +131,8 @@ class Device:
         return self.backend.xp
 
     @property
-    def kernels(self) -> ModuleType:
-        """The module of fast kernels of this device."""
+    def kernels(self) -> Any:
+        """The table of fast kernels of this device."""
         return self.backend.kernels()
 
     @property
@@ -206,6 +206,11 @@ def kernels(array: Any) -> Any:
     """Return the fast kernels for this array's library."""
     backend = _by_array_type.get(type(array))
     return (backend or _by_kind["cpu"]).kernels()
+
+
+def on_host(array: Any) -> bool:
+    """Return whether looking at the values of an array costs no wait for a device."""
+    return isinstance(array, np.ndarray)
 
 
 def to_host(array: Any) -> Any:

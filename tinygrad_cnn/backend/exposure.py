@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import to_host
+from .device import on_host, to_host
 
 __all__ = ["changed", "expose", "exposed", "memory_of", "seal"]
 
@@ -48,9 +48,10 @@ def _is_exposed(array: Any) -> bool:
 def seal(arrays: Sequence[Any], foreign: Sequence[bool]) -> tuple[int | None, ...] | None:
     """Return the checksums of those of `arrays` that are watched or foreign (None for the others); None if none is.
 
-    Foreign are arrays that a user gave to an op as they are: nobody knows who else writes to them.
+    Foreign are arrays that a user gave to an op as they are: nobody knows who else writes to them. Those of a GPU are
+    not looked at, because every look would wait for the device.
     """
-    sums = tuple(_checksum(a) if f or _is_exposed(a) else None for a, f in zip(arrays, foreign, strict=True))
+    sums = tuple(_checksum(a) if (f and on_host(a)) or _is_exposed(a) else None for a, f in zip(arrays, foreign, strict=True))
     return None if all(s is None for s in sums) else sums
 
 
