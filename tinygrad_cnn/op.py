@@ -169,7 +169,7 @@ class Op:
             elif x.__class__ in namespaces:
                 foreign = True
             elif x.__class__ not in _WEAK:
-                x = _plain(self, x)
+                x = _plain(self, x, inputs)
                 replaced = True
             space = namespaces.get(x.__class__)
             if space is not None:
@@ -273,7 +273,7 @@ def _seals(inputs: tuple[Any, ...], output: Any) -> tuple[int | None, ...] | Non
     return seal([*arrays, output], [*given, False])
 
 
-def _plain(op: Op, x: Any) -> Any:
+def _plain(op: Op, x: Any, inputs: tuple[Any, ...]) -> Any:
     """Bring an input that is neither tensor, array nor Python number into the form of an array."""
     array = _NUMPY.asarray(x)
     if array.dtype.kind not in "fiub":
@@ -282,6 +282,10 @@ def _plain(op: Op, x: Any) -> Any:
         )
     if array.dtype == _NUMPY.float64 and not hasattr(x, "dtype"):
         array = array.astype(default_float)  # a list of Python floats, like one Python float, promotes nothing
+    for other in inputs:  # what has no device of its own goes where the others are
+        there = namespaces.get((other.array if isinstance(other, Traced) else other).__class__)
+        if there is not None:
+            return array if there is _NUMPY else there.asarray(array)
     return array
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .device import kernels
+
 __all__ = ["erf", "scatter_add"]
 
 
@@ -16,22 +18,11 @@ def erf(xp: Any, x: Any) -> Any:
     NumPy has none of its own; Python's, which is the C library's and exact to the last digit, is called per element.
     """
     if xp is not np:
-        from cupyx.scipy.special import erf as device_erf
-
-        return device_erf(x)
+        return kernels(x).erf(x)
     dtype = x.dtype if x.dtype.kind == "f" else np.dtype(float)
     return np.fromiter(map(math.erf, x.ravel().tolist()), dtype, count=x.size).reshape(x.shape)
 
 
 def scatter_add(xp: Any, out: Any, index: Any, values: Any) -> None:
     """Add `values` to `out[index]`, counting an element as often as `index` names it."""
-    if xp is np:
-        np.add.at(out, index, values)
-        return
-    add_at = getattr(xp.add, "at", None)
-    if add_at is None:
-        from cupyx import scatter_add as device_scatter_add
-
-        device_scatter_add(out, index, values)
-        return
-    add_at(out, index, values)
+    xp.add.at(out, index, values)

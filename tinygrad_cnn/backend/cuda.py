@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import cupy
+from cupyx.scipy.special import erf
 
 from ..errors import DeviceError
 from .device import Backend
@@ -17,7 +18,8 @@ __all__ = ["backend"]
 def _count() -> int:
     if not cupy.cuda.is_available():
         raise DeviceError(
-            "device 'cuda': CuPy is installed, but finds no NVIDIA GPU or driver; use device 'cpu', or look at `nvidia-smi`"
+            "device 'cuda': CuPy is installed, but finds no NVIDIA GPU or driver; "
+            "use device 'cpu', or look at `nvidia-smi`"
         )
     return int(cupy.cuda.runtime.getDeviceCount())
 
@@ -43,7 +45,7 @@ def _make_generator(seed: int, index: int) -> Any:
 
 def backend() -> Backend:
     """Describe CuPy to the device layer."""
-    table = DeviceKernels(cupy)
+    table = DeviceKernels(cupy, erf)
     return Backend(
         kind="cuda",
         array_type=cupy.ndarray,

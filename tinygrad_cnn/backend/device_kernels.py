@@ -7,7 +7,7 @@ the host, so that a whole step can be queued.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 __all__ = ["DeviceKernels"]
@@ -37,10 +37,11 @@ def _reach(size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: P
 
 
 class DeviceKernels:
-    """The kernels of one array library; `xp` is its array module."""
+    """The kernels of one array library; `xp` is its array module and `erf` its error function."""
 
-    def __init__(self, xp: Any) -> None:
+    def __init__(self, xp: Any, erf: Callable[[Any], Any]) -> None:
         self.xp = xp
+        self.erf = erf
 
     def _padded(self, x: Any, padding: Padding, fill: float) -> Any:
         if not any(map(any, padding)):
@@ -57,7 +58,7 @@ class DeviceKernels:
         self, x: Any, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, groups: int, output: Pair
     ) -> Any:
         """Return the patches as (groups, c/groups · kh · kw, n · oh · ow)."""
-        n, c, h, w = x.shape
+        n, c = x.shape[:2]
         p = self._padded(x, padding, 0)
         count = kernel[0] * kernel[1]
         columns = self.xp.empty((c, count, n, *output), dtype=x.dtype)
@@ -109,9 +110,7 @@ class DeviceKernels:
 
     # Pooling
 
-    def max_pool2d(
-        self, x: Any, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, output: Pair
-    ) -> Any:
+    def max_pool2d(self, x: Any, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, output: Pair) -> Any:
         """Return the maximum of every window; outside counts as -inf, and NaN is larger than everything."""
         p = self._padded(x, _reach(x.shape[2:], kernel, stride, padding, dilation, output), -float("inf"))
         y = None

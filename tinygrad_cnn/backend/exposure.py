@@ -51,7 +51,9 @@ def seal(arrays: Sequence[Any], foreign: Sequence[bool]) -> tuple[int | None, ..
     Foreign are arrays that a user gave to an op as they are: nobody knows who else writes to them. Those of a GPU are
     not looked at, because every look would wait for the device.
     """
-    sums = tuple(_checksum(a) if (f and on_host(a)) or _is_exposed(a) else None for a, f in zip(arrays, foreign, strict=True))
+    sums = tuple(
+        _checksum(a) if (f and on_host(a)) or _is_exposed(a) else None for a, f in zip(arrays, foreign, strict=True)
+    )
     return None if all(s is None for s in sums) else sums
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from .. import ops
-from ..backend import generator
+from ..backend import float32, generator, on_host
 from ..backend.device import device_of
 from ..errors import DataError, DTypeError, OptionError, ShapeError
 from ..graph import Traced
@@ -466,7 +466,7 @@ def _dropped(x: Any, p: float, training: bool, shape: Any) -> Any:
     if not training or p == 0:
         return x
     xp = xp_of(x)
-    draw = generator(device_of(x.array)).random(size=x.shape if shape is None else shape, dtype="float32")
+    draw = generator(device_of(x.array)).random(size=x.shape if shape is None else shape, dtype=float32)
     mask = draw >= p
     if shape is not None:
         mask = xp.ascontiguousarray(xp.broadcast_to(mask, x.shape))
@@ -609,28 +609,31 @@ def _nll(x: Any, target: Any, weight: Any, ignore_index: int, reduction: str, sm
         raise ShapeError(f"the input of a class loss must have shape (n, classes, ...), got {tuple(x.shape)}")
     k = x.shape[1]
     counted = labels != ignore_index
-    everything = bool(counted.all())
+    # On a GPU nothing is asked of the values, because every question waits for the device.
+    asked = on_host(labels)
+    everything = asked and bool(counted.all())
     if not everything:
         labels = labels * counted
-        if reduction == "mean" and not bool(counted.any()):
+        if reduction == "mean" and asked and not bool(counted.any()):
             raise DataError(f"all targets are {ignore_index} (ignore_index), so there is no loss to average")
     losses = -ops.pick(x, labels)
     weights = None
     if weight is not None:
         if tuple(weight.shape) != (k,):
             raise ShapeError(f"class weights must have shape {(k,)}, got {tuple(weight.shape)}")
-        weights = raw(weight)[labels]
+        weights = Tensor.made(raw(weight)[labels])
         losses = losses * weights
     if smoothing:
         scores = x if weight is None else x * ops.reshape(weight, shape=(1, -1) + (1,) * (len(x.shape) - 2))
         losses = losses * (1 - smoothing) - ops.sum(scores, axis=1) * (smoothing / k)
     if not everything:
-        losses = losses * counted
+        losses = losses * Tensor.made(counted)
     if single:
         losses = ops.reshape(losses, shape=())
     total = None
     if reduction == "mean" and (weights is not None or not everything):
-        total = float(((1 if weights is None else weights) * counted).sum())
+        total = Tensor.made(xp_of(counted).asarray((1 if weights is None else weights.array) * counted).sum())
+        total = ops.astype(total, dtype=x.dtype)
     return _reduced(losses, reduction, total)
 
 

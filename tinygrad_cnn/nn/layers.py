@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..backend import current_device, default_float, generator
+from ..backend import current_device, default_float, float32, float64, generator
 from ..backend.device import Device
 from ..backend.dtypes import as_dtype
 from ..errors import OptionError, ShapeError
@@ -58,7 +58,7 @@ def uniform(shape: tuple[int, ...], bound: float, device: Any, dtype: Any) -> Pa
     """Return a parameter drawn uniformly from [-bound, bound]."""
     place = current_device() if device is None else Device(str(device))
     kind = as_dtype(dtype or default_float)
-    draw = generator(place).random(size=shape, dtype="float64" if kind.itemsize == 8 else "float32")
+    draw = generator(place).random(size=shape, dtype=float64 if kind.itemsize == 8 else float32)
     parameter: Parameter = Parameter.made(place.asarray(((draw * 2 - 1) * bound).astype(kind)))
     parameter.requires_grad = True
     return parameter

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+from ..backend import on_host
 from ..errors import DataError, DTypeError, ShapeError
 from ..op import op
 from .rules import no_flops, per_element
@@ -30,10 +32,13 @@ def _index(xp: Any, labels: Any) -> tuple[Any, ...]:
 
 
 def check_labels(labels: Any, classes: int) -> None:
-    """Raise an error for labels that are not whole numbers from 0 to classes - 1."""
+    """Raise an error for labels that are not whole numbers from 0 to classes - 1.
+
+    The values of labels on a GPU are not looked at, since that would wait for the device; see `pick`.
+    """
     if labels.dtype.kind not in "iu":
         raise DTypeError(f"class labels must be whole numbers, got {labels.dtype}; use .astype('int64')")
-    if labels.size and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
+    if on_host(labels) and labels.size and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
         raise DataError(
             f"class labels must lie in 0 ... {classes - 1}, got values from {int(labels.min())} to {int(labels.max())}"
         )
@@ -46,11 +51,16 @@ def pick(xp: Any, x: Any, labels: Any) -> Any:
     Raises:
         ShapeError: there is not one label per row.
         DTypeError: the labels are not whole numbers.
+        DataError: a label is not a class (on a GPU its y is NaN instead).
     """
     if labels.shape != (x.shape[0], *x.shape[2:]):
         _pick_shape(x.shape, labels.shape)
     check_labels(labels, x.shape[1])
-    return x[_index(xp, labels)]
+    if on_host(labels):
+        return x[_index(xp, labels)]
+    # Elsewhere a label out of range makes a NaN, which nobody can overlook, where an index would quietly wrap around.
+    valid = (labels >= 0) & (labels < x.shape[1])
+    return xp.where(valid, x[_index(xp, xp.where(valid, labels, 0))], xp.asarray(math.nan, dtype=x.dtype))
 
 
 @pick.vjp("x", "g at the labelled entries, 0 elsewhere")
