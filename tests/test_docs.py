@@ -9,6 +9,16 @@ from pathlib import Path
 import pytest
 
 import tinygrad_cnn
+from tinygrad_cnn.op import TABLE
+
+@pytest.fixture(autouse=True)
+def _ops_of_examples_go_again():
+    """Examples may register ops of their own; the table is put back as it was."""
+    before = dict(TABLE)
+    yield
+    TABLE.clear()
+    TABLE.update(before)
+
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -58,12 +68,5 @@ def test_the_worked_example_for_contributors_runs():
     namespace: dict[str, object] = {"__name__": "contributing"}
     code = blocks(CONTRIBUTING)
     assert code
-    from tinygrad_cnn.op import TABLE
-
-    before = dict(TABLE)
-    try:
-        for block in code:
-            exec(compile(block, "CONTRIBUTING", "exec"), namespace)
-    finally:
-        TABLE.clear()
-        TABLE.update(before)
+    for block in code:
+        exec(compile(block, "CONTRIBUTING", "exec"), namespace)
