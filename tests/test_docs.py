@@ -11,6 +11,7 @@ import pytest
 import tinygrad_cnn
 from tinygrad_cnn.op import TABLE
 
+
 @pytest.fixture(autouse=True)
 def _ops_of_examples_go_again():
     """Examples may register ops of their own; the table is put back as it was."""

@@ -41,7 +41,9 @@ def padded_rows(x: Array, rows: Pair, columns: Pair, dtype: Any) -> Array:
     view = x.transpose(2, 1, 3, 0)
     (top, bottom), (left, right) = rows, columns
     if not (top or bottom or left or right):
-        return np.ascontiguousarray(view, dtype)
+        # NumPy calls an array contiguous whatever the strides of its axes of size 1; the views taken later rely on
+        # all of them, and reshaping from one axis sets them right.
+        return np.ascontiguousarray(view, dtype).reshape(-1).reshape(view.shape)
     h, c, w, n = view.shape
     out: Array = np.empty((h + top + bottom, c, w + left + right, n), dtype)
     out[:top] = 0
