@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": _CORE | {"nn"},
     "train": _NETWORKS,
     "captured": _CORE | {"nn", "optim"},
-    "gradcheck": _CORE,
+    "gradcheck": _NETWORKS | {"train"},
     "exercises": _NETWORKS | {"train", "gradcheck"},
 }
 # The command and the benchmarks stand on top of everything; the package's own __init__ offers what is below.
