@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import models
 from ..data import Affine
 from ..errors import CheckpointError, OptionError
 from ..train import load_checkpoint, load_state_dict_file
@@ -39,38 +41,12 @@ class Trained:
     path: Path
 
 
-def _lenet5(classes: int, image: tuple[int, int, int]) -> Any:
-    from ..models import LeNet5
-
-    return LeNet5("modern", num_classes=classes)
-
-
-def _lenet5_original(classes: int, image: tuple[int, int, int]) -> Any:
-    from ..models import LeNet5
-
-    return LeNet5("original", num_classes=classes)
-
-
-def _mlp(classes: int, image: tuple[int, int, int]) -> Any:
-    """Two hidden layers of 300 and 100 units, the widths of the network in LeCun et al. 1998, section III.C.3."""
-    from .. import nn
-
-    c, h, w = image
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(c * h * w, 300),
-        nn.ReLU(),
-        nn.Linear(300, 100),
-        nn.ReLU(),
-        nn.Linear(100, classes),
-    )
-
-
-# Name -> how it is made for a number of classes and a shape (c, h, w) of images.
-NETWORKS: dict[str, Callable[[int, tuple[int, int, int]], Any]] = {
-    "lenet5": _lenet5,
-    "lenet5-original": _lenet5_original,
-    "mlp": _mlp,
+# Names of `models` that can be trained on small grey images, with what they need to know of them.
+NETWORKS: dict[str, Callable[[int, tuple[int, int, int]], dict[str, Any]]] = {
+    "lenet5": lambda classes, image: {"num_classes": classes},
+    "lenet5-original": lambda classes, image: {"num_classes": classes},
+    "mlp": lambda classes, image: {"num_classes": classes, "in_features": math.prod(image)},
+    "logistic": lambda classes, image: {"num_classes": classes, "in_features": math.prod(image)},
 }
 
 
@@ -81,10 +57,10 @@ def build(name: str, classes: int = 10, image: tuple[int, int, int] = (1, 28, 28
         OptionError: there is none of that name, or it cannot work on such images.
     """
     if name not in NETWORKS:
-        raise OptionError(f"there is no network {name!r}; the names are {', '.join(NETWORKS)}")
+        raise OptionError(f"{name!r} cannot be trained here; the names are {', '.join(NETWORKS)}")
     if name.startswith("lenet5") and image != (1, 28, 28):
         raise OptionError(f"{name} takes images of 1 x 28 x 28, these are {' x '.join(map(str, image))}; try mlp")
-    return NETWORKS[name](classes, image)
+    return models.build(name, **NETWORKS[name](classes, image))
 
 
 def latest_run(folder: Path = Path("runs")) -> Path:
@@ -116,9 +92,9 @@ def load(path: str | Path) -> Trained:
     weights, metadata = load_state_dict_file(path)
     if metadata.get("format", "").startswith("tinygrad_cnn checkpoint"):
         state = load_checkpoint(path)
-        note = state.get("note")
+        note: Any = state.get("note")
         best = (state.get("stopping") or {}).get("best_weights")
-        weights = state["model"] if best is None else best
+        weights = state.get("model", {}) if best is None else best
     else:
         note = metadata.get("network", "")
     try:

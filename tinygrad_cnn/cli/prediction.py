@@ -90,9 +90,9 @@ def read_grey(path: str | Path) -> Any:
             if image.mode.startswith("I;16") or image.mode in ("I", "F"):
                 levels = np.asarray(image, np.float32)
                 return levels * (255 / (65535 if levels.max(initial=0) > 255 else 255))
-            image = image.convert("RGBA")
+            colours = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
-            return np.asarray(Image.alpha_composite(white, image).convert("L"), np.float32)
+            return np.asarray(Image.alpha_composite(white, colours).convert("L"), np.float32)
     except FileNotFoundError as error:
         raise DataError(f"there is no file {path}") from error
     except DataError:

@@ -6,11 +6,11 @@ import argparse
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..backend import Device, manual_seed, use_device
 from ..data.normalise import NORMALISATIONS
@@ -19,6 +19,8 @@ from . import networks
 from .main import Run
 
 __all__ = ["Options", "command"]
+
+N = TypeVar("N", int, float)
 
 OPTIMIZERS = {"adam": 2e-3, "adamw": 2e-3, "sgd": 5e-2, "rmsprop": 1e-3, "adagrad": 2e-2, "adadelta": 1.0}
 SCHEDULES = ("constant", "cosine", "onecycle")
@@ -74,7 +76,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
         "--model",
         choices=list(networks.NETWORKS),
         metavar="NAME",
-        help="lenet5, lenet5-original (of 1998) or mlp (300 and 100 hidden units) [default: lenet5]",
+        help="lenet5, lenet5-original (of 1998), mlp (300 and 100 hidden units) or logistic [default: lenet5]",
     )
     what.add_argument("--data", metavar="FOLDER", help="a folder of IDX files [default: MNIST from the package]")
     what.add_argument("--limit", type=_from_1, metavar="N", help="only the first N training images [default: all]")
@@ -161,7 +163,7 @@ def _not_negative(text: str) -> float:
     return _number(text, float, lambda v: 0 <= v < float("inf"), "a number from 0 on")
 
 
-def _number(text: str, kind: Any, allowed: Any, expected: str) -> Any:
+def _number(text: str, kind: Callable[[str], N], allowed: Callable[[N], bool], expected: str) -> N:
     try:
         value = kind(text)
     except ValueError:
@@ -246,8 +248,10 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
 
     folder.mkdir(parents=True, exist_ok=True)
     train.write_text(folder / "options.json", json.dumps(asdict(options), indent=2) + "\n")
-    train.write_text(folder / "summary.txt", f"{nn.summary(model, (1, *image))}\n")
+    if hasattr(nn, "summary"):
+        train.write_text(folder / "summary.txt", f"{nn.summary(model, (1, *image))}\n")
     console.print(_introduction(options, fitted, held_out, model))
+    assert isinstance(splits.train.normalise, data.Affine)
     note = networks.note(options.model, splits.train.classes or 10, image, splits.train.normalise)
     with _interruption(console) as stop, TrainingDisplay(console, monitor) as display:
         history = train.fit(
@@ -316,14 +320,14 @@ def _optimizer(model: Any, options: Options) -> Any:
 
 
 def _schedule(optimizer: Any, options: Options, steps: int) -> Any:
+    if options.schedule == "constant":
+        return None
     from ..optim import lr_scheduler
 
     total = steps * options.epochs
     if options.schedule == "cosine":
         return lr_scheduler.CosineAnnealingLR(optimizer, total)
-    if options.schedule == "onecycle":
-        return lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=total)
-    return None
+    return lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=total)
 
 
 def _introduction(options: Options, fitted: Any, held_out: Any, model: Any) -> str:
