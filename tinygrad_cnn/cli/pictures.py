@@ -32,12 +32,13 @@ def draw_curves(history: History, paths: list[Path]) -> None:
         if history.best_epoch is not None:
             axes.axvline(history.best_epoch, color="#999999", linewidth=0.8, linestyle=":")
             axes.annotate(
-                f" best: {history.best_epoch}",
+                f" best: {history.best_epoch} ",
                 (history.best_epoch, 0.97),
                 xycoords=("data", "axes fraction"),
                 fontsize=8,
                 color="#555555",
                 va="top",
+                ha="right" if history.best_epoch > len(history) / 2 else "left",
             )
         axes.set_xlabel("epoch")
         axes.set_title(name, fontsize=10, loc="left")
@@ -46,7 +47,7 @@ def draw_curves(history: History, paths: list[Path]) -> None:
         axes.grid(True, alpha=0.25, linewidth=0.5)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="best")
     _save(figure, paths)
 
 

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     console = output()
     width = max(4, *(len(str(path)) for path in arguments.files))
-    console.print(f"[bold]{'file':<{width}}  digit  certainty   else[/bold]")
+    console.print(f"[bold]{'file':<{width}}  digit  certainty   next best[/bold]")
     for path, row, ranks, image in zip(arguments.files, certainty, order, pixels[:, 0], strict=True):
         first, second = ranks[:2]
         name = str(path).ljust(width)

@@ -65,16 +65,20 @@ class TrainingDisplay:
         speed = p.fresh / p.seconds if p.seconds else 0.0
         per_epoch = p.samples / p.step * p.steps if p.step else 0
         left = ((p.epochs - p.epoch) * per_epoch + per_epoch - p.samples) / speed if speed else None
-        grid = Table.grid(padding=(0, 2))
-        grid.add_row(
-            Text(f"epoch {p.epoch}/{p.epochs}"),
-            ProgressBar(total=p.steps or 1, completed=p.step, width=24),
-            Text(f"{p.step}/{p.steps}"),
-            Text(f"loss {p.loss:.4f}"),
-            Text("" if p.accuracy is None else f"accuracy {p.accuracy:.2%}".replace("%", " %")),
-            Text(f"{speed:,.0f} images/s".replace(",", " ")),
-            Text("" if left is None else f"{duration(left)} left"),
-        )
+        before = f"epoch {p.epoch}/{p.epochs}"
+        after = [f"{p.step:>{len(str(p.steps))}}/{p.steps}", f"loss {p.loss:.4f}"]
+        if p.accuracy is not None:
+            after.append(f"{100 * p.accuracy:.2f} %")
+        after.append(f"{speed:,.0f} images/s".replace(",", " "))
+        if left is not None:
+            after.append(f"{duration(left)} left")
+        taken = len(before) + sum(len(text) + 2 for text in after) + 2
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        # What is left of the line goes to the bar; a terminal too narrow for one shows the numbers alone.
+        room = min(30, self.console.width - taken - 1)
+        bar = [ProgressBar(total=p.steps or 1, completed=p.step, width=room)] if room >= 4 else []
+        grid.add_row(*(Text(text, no_wrap=True, overflow="crop") for text in [before]), *bar,
+                     *(Text(text, no_wrap=True, overflow="crop") for text in after))  # fmt: skip
         return grid
 
 

@@ -40,7 +40,7 @@ class Options:
     schedule: str = "cosine"
     augment: float = 0.0
     normalise: str = "unit"
-    validation: int = 5000
+    validation: int | None = None  # None: 5000, or a tenth of the images if that is less
     patience: int = 5
     seed: int = 0
     data: str | None = None
@@ -123,7 +123,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
         "--validation",
         type=_from_0,
         metavar="N",
-        help=f"training images set aside for early stopping; 0 for none {number('validation')}",
+        help="training images set aside for early stopping; 0 for none [default: 5000, at most a tenth]",
     )
     how.add_argument(
         "--patience",
@@ -293,9 +293,7 @@ def _split(whole: Any, options: Options) -> tuple[Any, Any]:
 
     if options.limit is not None:
         whole = data.Subset(whole, range(min(options.limit, len(whole))))
-    held_out = options.validation
-    if options.limit is not None and held_out >= len(whole) // 2:
-        held_out = len(whole) // 10  # a small part of the data keeps the usual proportion
+    held_out = min(5000, len(whole) // 10) if options.validation is None else options.validation
     if held_out >= len(whole):
         raise OptionError(f"--validation {held_out} leaves nothing to train on: there are {len(whole)} images")
     if not held_out:

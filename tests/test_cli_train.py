@@ -1,0 +1,287 @@
+"""`tinygrad-cnn train`: every option does what its help says, and the run folder tells the truth."""
+
+import csv
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tinygrad_cnn import data, train
+from tinygrad_cnn.cli import main, networks
+
+FILES = {
+    "checkpoint.safetensors", "model.safetensors", "history.jsonl", "history.csv", "mistakes.csv", "summary.txt",
+    "options.json", "curves.png", "curves.svg", "mistakes.png",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A part of MNIST, small enough to train on in a moment, as a folder of IDX files."""
+    path = tmp_path_factory.mktemp("digits")
+    for part, prefix, count in zip(data.mnist(), ("train", "t10k"), (300, 100), strict=True):
+        images, labels = part.images[:count, 0], part.labels[:count].astype(np.uint8)
+        header = struct.pack(">4I", 0x803, *images.shape)
+        (path / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (path / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, count) + labels.tobytes())
+    return path
+
+
+@pytest.fixture
+def trained(folder, tmp_path):
+    """Train with options and return the run folder, which must be complete."""
+
+    def run(*options, out="run", model="mlp"):
+        words = ["train", "--data", str(folder), "--out", str(tmp_path / out), "--model", model, "--no-pictures"]
+        assert main([*words, "--epochs", "1", *options]) == 0
+        return tmp_path / out
+
+    return run
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+
+
+def weights(run):
+    return (run / "model.safetensors").read_bytes()
+
+
+def options(run):
+    return json.loads((run / "options.json").read_text())
+
+
+def test_a_run_writes_all_its_files_and_prints_what_they_say(folder, tmp_path, capsys):
+    run = tmp_path / "a" / "run"
+    assert main(["train", "--data", str(folder), "--epochs", "2", "--out", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert {p.name for p in run.iterdir()} == FILES
+    assert "lenet5, 61 706 parameters" in printed
+    assert "270 images to train on, 30 to validate" in printed
+    assert "2 epochs done" in printed
+    assert "\x1b" not in printed  # no terminal, no colours
+
+    history = rows(run)
+    assert [row["epoch"] for row in history] == [1, 2]
+    table = list(csv.DictReader((run / "history.csv").read_text().splitlines()))
+    assert [{k: str(v) for k, v in row.items()} for row in history] == table
+    for row in history:
+        assert re.search(rf"{row['epoch']} +{row['train_loss']:.4f} .*{row['val_loss']:.4f} ", printed)
+
+    trained = networks.load(run)
+    _, test = data.mnist(folder)
+    result = train.evaluate(trained.model, data.DataLoader(test, 100))
+    assert f"test accuracy {100 * result.accuracy:.2f} %  ({len(result.mistakes)} of 100 wrong)" in printed
+    table = list(csv.DictReader((run / "mistakes.csv").read_text().splitlines()))
+    assert [int(row["index"]) for row in table] == result.mistakes.tolist()
+    assert all(int(row["digit"]) == test.labels[int(row["index"])] != int(row["answer"]) for row in table)
+    matrix = np.array([[int(n.replace("·", "0")) for n in re.findall(r"\d+(?![.\d ]*%)|·", line)[1:11]]
+                       for line in printed.splitlines() if re.match(r" +\d .*(%|-)$", line)][-10:])  # fmt: skip
+    assert matrix.tolist() == result.confusion.tolist()
+    assert "61,706" in (run / "summary.txt").read_text().replace(" ", ",").replace("\u202f", ",")
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (run / "curves.svg").read_bytes()[:1000]
+    assert str(folder) in options(run)["data"]
+
+
+def test_the_file_of_weights_is_plain_safetensors(trained):
+    from safetensors.numpy import load_file
+
+    run = trained(model="lenet5")
+    assert load_file(run / "model.safetensors")["conv1.weight"].shape == (6, 1, 5, 5)
+    ours = networks.load(run / "model.safetensors").model.state_dict()
+    best = networks.load(run / "checkpoint.safetensors").model.state_dict()
+    assert all(np.array_equal(ours[name].numpy(), best[name].numpy()) for name in ours)
+
+
+@pytest.mark.parametrize("model", list(networks.NETWORKS))
+def test_every_model_can_be_trained_and_loaded_again(trained, model, capsys):
+    run = trained("--limit", "100", model=model)
+    assert model in capsys.readouterr().out
+    assert networks.load(run).name == model
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop", "adagrad", "adadelta"])
+def test_every_optimizer_learns_with_its_own_rate(trained, optimizer):
+    run = trained("--optimizer", optimizer, "--epochs", "4", "--schedule", "constant")
+    history = rows(run)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert options(run)["optimizer"] == optimizer
+    from tinygrad_cnn.cli.training import OPTIMIZERS
+
+    assert history[0]["lr"] == OPTIMIZERS[optimizer]
+
+
+def test_epochs_batch_size_and_limit_decide_the_steps(trained):
+    run = trained("--epochs", "3", "--batch-size", "25", "--limit", "100")
+    assert [row["step"] for row in rows(run)] == [4, 8, 12]  # 90 images to fit, 10 to validate
+
+
+def test_the_learning_rate_follows_the_schedule(trained):
+    constant = rows(trained("--lr", "0.003", "--schedule", "constant", "--epochs", "2", out="a"))
+    assert [row["lr"] for row in constant] == [0.003, 0.003]
+    cosine = rows(trained("--lr", "0.004", "--schedule", "cosine", "--epochs", "2", out="b"))
+    assert [row["lr"] for row in cosine] == pytest.approx([0.002, 0.0], abs=1e-9)
+    onecycle = rows(trained("--lr", "0.004", "--schedule", "onecycle", "--epochs", "10", out="c"))
+    rates = [row["lr"] for row in onecycle]
+    assert max(rates) == pytest.approx(0.004, rel=0.05)
+    assert rates.index(max(rates)) == 2
+    assert rates[-1] < 1e-6
+
+
+def test_the_seed_decides_everything(trained):
+    first, same, other = (trained("--seed", seed, out=out) for seed, out in (("1", "a"), ("1", "b"), ("2", "c")))
+    assert weights(first) == weights(same) != weights(other)
+
+
+@pytest.mark.parametrize(
+    "option", [["--weight-decay", "0.1"], ["--augment", "1"], ["--normalise", "lecun"], ["--batch-size", "32"]]
+)
+def test_an_option_of_training_changes_the_weights(trained, option):
+    assert weights(trained(out="a")) != weights(trained(*option, out="b"))
+
+
+def test_validation_0_uses_all_images_and_stops_at_no_epoch(trained, capsys):
+    run = trained("--validation", "0")
+    assert "val_loss" not in rows(run)[0]
+    assert "300 images to train on, 0 to validate" in capsys.readouterr().out
+
+
+def test_patience_ends_the_run_and_the_best_weights_are_kept(trained, capsys):
+    run = trained("--patience", "1", "--epochs", "30", "--lr", "0.5", "--schedule", "constant")
+    accuracies = [row["val_accuracy"] for row in rows(run)]
+    assert len(accuracies) < 30
+    assert accuracies[-1] <= max(accuracies[:-1])
+    printed = capsys.readouterr().out
+    assert f"stopped early after epoch {len(accuracies)}" in printed
+    assert f"weights of the best one, {accuracies.index(max(accuracies)) + 1}, restored" in printed
+
+
+def test_the_best_recipe_sets_options_and_given_ones_prevail(trained):
+    from tinygrad_cnn.cli.training import RECIPES
+
+    stored = options(trained("--recipe", "best"))
+    assert {name: stored[name] for name in RECIPES["best"]} == {**RECIPES["best"], "epochs": 1}
+    assert stored["augment"] > 0
+
+
+def test_without_out_a_new_folder_below_runs_is_made(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--data", str(folder), "--model", "logistic", "--epochs", "1", "--no-pictures"]
+    assert main(words) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"logistic-\d{8}-\d{6}", run.name)
+    assert f"runs/{run.name}" in capsys.readouterr().out
+    assert networks.latest_run() == (tmp_path / "runs" / run.name).relative_to(tmp_path)
+
+
+def test_pictures_are_left_out_without_matplotlib_and_the_remedy_is_named(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    run = tmp_path / "run"
+    assert main(["train", "--data", str(folder), "--model", "logistic", "--epochs", "1", "--out", str(run)]) == 0
+    assert "pip install 'tinygrad-cnn[plot]'" in capsys.readouterr().out
+    assert not (run / "curves.png").exists()
+
+
+WRONG = [
+    (["--epochs", "0"], 2, "argument --epochs: '0' is not a whole number from 1 on"),
+    (["--batch-size", "x"], 2, "argument --batch-size: 'x' is not a whole number from 1 on"),
+    (["--lr", "-1"], 2, "is not a number above 0"),
+    (["--lr", "nan"], 2, "is not a number above 0"),
+    (["--weight-decay", "inf"], 2, "is not a number from 0 on"),
+    (["--seed", "-3"], 2, "is not a whole number from 0 on"),
+    (["--model", "resnet"], 2, "invalid choice: 'resnet'"),
+    (["--optimizer", "newton"], 2, "invalid choice: 'newton'"),
+    (["--epoch", "3"], 2, "unrecognized arguments: --epoch"),
+    (["--data", "/nowhere/at/all"], 1, "error: there is no folder /nowhere/at/all"),
+    (["--device", "tpu"], 1, "error: there is no device kind 'tpu'"),
+    (["--resume", "/nowhere/at/all"], 1, "error: /nowhere/at/all is no run folder"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message"), WRONG)
+def test_a_wrong_option_is_explained_in_a_line_without_traceback(words, code, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *words]) == code
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert "Traceback" not in stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_files_in_it_is_not_written_to(folder, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("precious")
+    assert main(["train", "--data", str(folder), "--out", str(tmp_path)]) == 1
+    assert "exists already; give another --out, or --resume" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_validation_must_leave_something_to_train_on(folder, tmp_path, capsys):
+    words = ["train", "--data", str(folder), "--validation", "300", "--out", str(tmp_path / "r")]
+    assert main(words) == 1
+    assert "--validation 300 leaves nothing to train on: there are 300 images" in capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_its_options(trained, capsys):
+    run = trained("--schedule", "constant", "--seed", "3")
+    straight = trained("--schedule", "constant", "--seed", "3", "--epochs", "3", out="straight")
+    assert main(["train", "--resume", str(run), "--epochs", "3", "--no-pictures"]) == 0
+    assert weights(run) == weights(straight)
+    assert [row["epoch"] for row in rows(run)] == [1, 2, 3]
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run), "--seed", "4"]) == 1
+    assert "has seed 3, not 4; a run is resumed with its own options" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run), "--out", "other"]) == 1
+    assert "leave out --out" in capsys.readouterr().err
+    (run / "options.json").write_text('{"import": "os"}')
+    assert main(["train", "--resume", str(run)]) == 1
+    assert "options.json is damaged" in capsys.readouterr().err
+
+
+def start(*words):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tinygrad_cnn", "train", *words],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(path, process):
+    end = time.monotonic() + 60
+    while not path.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_after_the_step_and_the_run_resumes_to_the_same_weights(folder, tmp_path, number):
+    words = ["--data", str(folder), "--model", "mlp", "--epochs", "40", "--batch-size", "8", "--no-pictures",
+             "--patience", "40"]  # fmt: skip
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    process = start(*words, "--out", str(broken), "--checkpoint-every", "0")
+    wait_for(broken / "checkpoint.safetensors", process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "stopping after this step; once more to stop at once" in out
+    assert f"Go on with: tinygrad-cnn train --resume {broken}" in out
+    assert err == ""
+    assert networks.load(broken).name == "mlp"  # usable as it is
+    assert len(rows(broken)) < 40
+
+    assert main(["train", "--resume", str(broken), "--no-pictures"]) == 0
+    assert main(["train", *words, "--out", str(straight)]) == 0
+    assert weights(broken) == weights(straight)
+
+
+def test_a_diverging_run_ends_with_advice(trained, folder, tmp_path, capsys):
+    words = ["train", "--data", str(folder), "--model", "mlp", "--optimizer", "sgd", "--lr", "1e30"]
+    with np.errstate(all="ignore"):
+        assert main([*words, "--out", str(tmp_path / "d"), "--no-pictures"]) == 1
+    assert "use a smaller learning rate" in capsys.readouterr().err
