@@ -113,9 +113,9 @@ def test_an_optimizer_without_momentum_cannot_cycle_it():
 
 def test_a_step_beyond_the_cycle_is_refused():
     schedule = lr_scheduler.OneCycleLR(sgd(), 0.1, 3)
-    schedule.step()
-    schedule.step()
-    with pytest.raises(OptionError, match="step 3 is beyond the cycle of 3 steps"):
+    for _ in range(3):  # one after each of three updates
+        schedule.step()
+    with pytest.raises(OptionError, match="step 4 is beyond the cycle of 3 steps"):
         schedule.step()
 
 

@@ -97,6 +97,29 @@ def test_a_run_broken_off_at_a_step_resumes_to_the_same_weights_bit_for_bit(kind
         assert history.column(name) == expected.column(name)
 
 
+@pytest.mark.parametrize("stop", [2, 5])
+@pytest.mark.parametrize("kind", ["onecycle", "step", "plateau"])
+def test_a_schedule_resumes_too(kind, stop, tmp_path):
+    def scheduled(seed=0):
+        setup = Setup(seed=seed)
+        schedule = {
+            "onecycle": lambda o: optim.lr_scheduler.OneCycleLR(o, 0.05, total_steps=12),
+            "step": lambda o: optim.lr_scheduler.StepLR(o, 1, gamma=0.5),
+            "plateau": lambda o: optim.lr_scheduler.ReduceLROnPlateau(o, patience=0, threshold=0.5),
+        }[kind](setup.optimizer)
+        return setup, {"schedule": schedule, "schedule_every": "step" if kind == "onecycle" else "epoch"}
+
+    straight, options = scheduled()
+    rates = straight.fit(epochs=3, **options).column("lr")
+    assert len(set(rates)) > 1
+    first, options = scheduled()
+    steps = iter(range(1, 100))
+    first.fit(epochs=3, checkpoint=tmp_path / "c", should_stop=lambda: next(steps) >= stop, **options)
+    second, options = scheduled(seed=9)
+    assert second.fit(epochs=3, checkpoint=tmp_path / "c", resume=True, **options).column("lr") == rates
+    assert second.weights() == straight.weights()
+
+
 def test_transforms_of_the_loader_resume_too(tmp_path):
     def images(seed):
         setup = Setup(seed=seed)

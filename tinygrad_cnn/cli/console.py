@@ -9,8 +9,7 @@ __all__ = ["output"]
 
 
 def output() -> Any:
-    """Return the console that commands print to. It obeys NO_COLOR, and does not wrap lines into a file or a pipe."""
+    """Return the console that commands print to. It obeys NO_COLOR and leaves lines and brackets as they are."""
     from rich.console import Console
 
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-    return console
+    return Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return 0
     console = output()
-    console.print(f"[bold]{trained.name}[/bold] from {trained.path}")
+    console.print(f"{trained.name} from {trained.path}")
     print_evaluation(console, result, arguments.split)
     console.print(f"\n{result.count / result.seconds:,.0f} images/s, {duration(result.seconds)}".replace(",", " "))
     return 0

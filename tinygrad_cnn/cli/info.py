@@ -32,6 +32,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line per fact."""
+    from rich.text import Text
+
     from .. import __version__
     from .console import output
 
@@ -49,12 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("rich", "safetensors", "threadpoolctl"):
         facts[name] = metadata.version(name)
     for name, purpose in EXTRAS.items():
-        facts[name] = f"{_version(name) or 'not installed'}  [dim]{purpose}[/dim]"
-    facts["dot"] = shutil.which("dot") or "not found  [dim]pictures are laid out without it[/dim]"
+        facts[name] = f"{_version(name) or 'not installed':<15}{purpose}"
+    facts["dot"] = shutil.which("dot") or "not found      pictures are laid out without it"
     facts["devices"] = ", ".join(["cpu", *_gpus()])
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
-        console.print(f"[bold]{name:<{width}}[/bold]{value}")
+        console.print(Text.assemble((f"{name:<{width}}", "bold"), value))
     return 0
 
 

@@ -37,6 +37,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the files, ask the network, and print a row per file."""
+    from rich.text import Text
+
     from ..graph import no_grad
     from ..tensor import Tensor
     from .console import output
@@ -59,14 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     console = output()
     width = max(4, *(len(str(path)) for path in arguments.files))
-    console.print(f"[bold]{'file':<{width}}  digit  certainty   next best[/bold]")
+    console.print(f"{'file':<{width}}  digit  certainty   next best", style="bold")
     for path, row, ranks, image in zip(arguments.files, certainty, order, pixels[:, 0], strict=True):
         first, second = ranks[:2]
-        name = str(path).ljust(width)
-        console.print(
-            f"{name}  [bold green]{first:^5}[/bold green]  {100 * row[first]:7.2f} %"
-            f"   {second} ({100 * row[second]:.2f} %)"
-        )
+        line = Text(f"{path!s:<{width}}  ")
+        line.append(f"{first:^5}", style="bold green")
+        line.append(f"  {100 * row[first]:7.2f} %   {second} ({100 * row[second]:.2f} %)")
+        console.print(line)
         if arguments.show:
             console.print(_half_blocks(image))
     return 0

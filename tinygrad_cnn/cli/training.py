@@ -283,7 +283,7 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
     if not arguments.no_pictures:
         _pictures(console, folder, history, splits.test.images, result)
     console.print(f"\nall of it is in {folder}/")
-    console.print(f"[dim]look further: tinygrad-cnn predict --model {folder} FILE.png[/dim]")
+    console.print(f"look further: tinygrad-cnn predict --model {folder} FILE.png", style="dim")
     return 0
 
 
@@ -325,23 +325,29 @@ def _schedule(optimizer: Any, options: Options, steps: int) -> Any:
     total = steps * options.epochs
     if options.schedule == "cosine":
         return lr_scheduler.CosineAnnealingLR(optimizer, total)
-    return lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=total)
+    momentum = "betas" in optimizer.defaults or bool(optimizer.defaults.get("momentum"))
+    return lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=total, cycle_momentum=momentum)
 
 
-def _introduction(options: Options, fitted: Any, held_out: Any, model: Any) -> str:
+def _introduction(options: Options, fitted: Any, held_out: Any, model: Any) -> Any:
+    from rich.text import Text
+
     from .report import grouped
 
     parameters = sum(p.size for p in model.parameters())
-    source = options.data or "MNIST"
-    lines = [
-        f"[bold]{options.model}[/bold], {grouped(parameters)} parameters, on {source}: "
-        f"{grouped(len(fitted))} images to train on, {grouped(len(held_out) if held_out else 0)} to validate",
+    held = grouped(len(held_out)) if held_out is not None else "0"
+    text = Text()
+    text.append(options.model, style="bold")
+    text.append(
+        f", {grouped(parameters)} parameters, on {options.data or 'MNIST'}: "
+        f"{grouped(len(fitted))} images to train on, {held} to validate\n"
         f"{options.optimizer}, learning rate {options.lr:g} ({options.schedule}), batches of {options.batch_size}, "
         f"at most {options.epochs} epochs, seed {options.seed}"
-        + (f", images distorted (strength {options.augment:g})" if options.augment else ""),
-        "",
-    ]
-    return "\n".join(lines)
+    )
+    if options.augment:
+        text.append(f", images distorted (strength {options.augment:g})")
+    text.append("\n")
+    return text
 
 
 def _ending(history: Any, seconds: float, duration: Any) -> str:
@@ -358,7 +364,7 @@ def _pictures(console: Any, folder: Path, history: Any, images: Any, result: Any
         draw_curves(history, [folder / "curves.png", folder / "curves.svg"])
         draw_mistakes(images, result, [folder / "mistakes.png"])
     except MissingExtraError as error:
-        console.print(f"\n[dim]no pictures: {error}[/dim]", markup=True)
+        console.print(f"\nno pictures: {error}", style="dim")
 
 
 @contextmanager

@@ -291,7 +291,7 @@ class OneCycleLR(LRScheduler):
         super().__init__(optimizer)
 
     def _between(self, t: int, values: Mapping[str, float], column: int, first: str) -> float:
-        if t >= self.total_steps:
+        if t > self.total_steps:  # a loop of total_steps updates, each followed by step(), ends at t = total_steps
             raise OptionError(f"OneCycleLR: step {t} is beyond the cycle of {self.total_steps} steps")
         begin, name = 0.0, first
         for number, phase in enumerate(self.phases):

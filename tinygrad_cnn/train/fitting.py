@@ -205,6 +205,7 @@ def _epoch(
         run.optimizer.zero_grad()
         value.backward()
         run.optimizer.step()
+        run.lr = float(run.optimizer.param_groups[0]["lr"])
         if run.schedule is not None and schedule_every == "step":
             run.schedule.step()
         run.sums.add(value, outputs, y)
@@ -231,7 +232,7 @@ def _epoch(
 
 
 def _step_schedule(schedule: Any, row: dict[str, Any]) -> None:
-    if getattr(schedule, "needs_metric", False) or type(schedule).__name__ == "ReduceLROnPlateau":
+    if getattr(schedule, "needs_metric", False):
         schedule.step(row.get("val_loss", row["train_loss"]))
     else:
         schedule.step()
@@ -258,6 +259,7 @@ class _Run:
         self.epoch = 0  # epochs done
         self.step = 0  # steps done of the epoch in progress
         self.steps_done = 0  # in all
+        self.lr = 0.0  # of the last step, before the schedule went on
         self.seconds = 0.0  # time of the steps of the epoch in progress, over all processes that worked on it
         self.sums = _Sums()
 
@@ -265,7 +267,7 @@ class _Run:
         """Return what the history says of the epoch that has just been trained."""
         loss, accuracy = self.sums.means()
         row: dict[str, Any] = {"epoch": self.epoch + 1, "step": self.steps_done}
-        row["lr"] = float(self.optimizer.param_groups[0]["lr"])
+        row["lr"] = self.lr
         row["train_loss"] = loss
         if accuracy is not None:
             row["train_accuracy"] = accuracy
@@ -291,6 +293,7 @@ class _Run:
                 "step": self.step,
                 "steps_done": self.steps_done,
                 "seconds": self.seconds,
+                "lr": self.lr,
                 "sums": self.sums.state(),
             },
             "note": self.note,
@@ -328,6 +331,6 @@ class _Run:
         self.history.stopped = state["stopped"] if state["stopped"] == "early stopping" else None
         progress = state["progress"]
         self.epoch, self.step, self.steps_done = progress["epoch"], progress["step"], progress["steps_done"]
-        self.seconds = progress["seconds"]
+        self.seconds, self.lr = progress["seconds"], progress["lr"]
         self.sums = _Sums(**progress["sums"])
         generator(Device("cpu")).bit_generator.state = state["generator"]
