@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "optim": {"nn", "tensor", "graph", "backend", "errors"},
     "data": {"backend", "errors"},
     "models": _CORE | {"nn"},
-    "train": _NETWORKS,
+    "train": _NETWORKS | {"captured"},
     "captured": _CORE | {"nn", "optim"},
     "gradcheck": _NETWORKS | {"train"},
     "exercises": _NETWORKS | {"train", "gradcheck"},

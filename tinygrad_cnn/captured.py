@@ -27,7 +27,9 @@ class NotCapturableError(Exception):
     """Why a step cannot be replayed."""
 
 
-def capture(model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer) -> CapturedStep:
+def capture(
+    model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer, at_once: bool = False
+) -> CapturedStep:
     """Return a function `step(x, labels)` that trains `model` on one batch, replayed from the second call on.
 
     It does what these lines do, equal up to the rounding of sums taken in another order:
@@ -45,6 +47,8 @@ def capture(model: Callable[..., Any], loss: Callable[..., Any], optimizer: Opti
         model: computes logits (N, classes) from a batch.
         loss: `nn.CrossEntropyLoss()` or `nn.functional.cross_entropy`; other losses work, unreplayed.
         optimizer: any; Adam and AdamW are updated in one pass over all parameters.
+        at_once: replay the very call that was recorded too. Then all steps of a run are replays, and a run that was
+            broken off and goes on in a new process rounds like one that was not; it costs one more forward pass.
 
     >>> from tinygrad_cnn import nn, optim, rand, tensor
     >>> from tinygrad_cnn.captured import capture
@@ -55,7 +59,7 @@ def capture(model: Callable[..., Any], loss: Callable[..., Any], optimizer: Opti
     >>> losses[2] < losses[0], step.reason
     (True, None)
     """
-    return CapturedStep(model, loss, optimizer)
+    return CapturedStep(model, loss, optimizer, at_once)
 
 
 class CapturedStep:
@@ -67,10 +71,13 @@ class CapturedStep:
         logits: what the model said in the last call, (N, classes), without a graph.
     """
 
-    def __init__(self, model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer) -> None:
+    def __init__(
+        self, model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer, at_once: bool = False
+    ) -> None:
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
+        self.at_once = at_once
         self.reason: str | None = None
         self.replays = 0
         self.logits: Any = None
@@ -117,6 +124,9 @@ class CapturedStep:
                 output = self.model(x)
                 value = self.loss(output, labels)
             self._record(key, seen, x, labels, output, value)
+            if self.at_once and self._chain is not None and key in self._programs:
+                targets = labels.array if isinstance(labels, Traced) else labels
+                return self._replay(self._chain, self._programs[key], x.array, targets)
         value.backward()
         self.optimizer.step()
         self.logits = output.detach() if isinstance(output, Tensor) else None

@@ -44,7 +44,7 @@ class Trained:
 # Names of `models` that can be trained on small grey images, with what they need to know of them.
 NETWORKS: dict[str, Callable[[int, tuple[int, int, int]], dict[str, Any]]] = {
     "lenet5": lambda classes, image: {"num_classes": classes},
-    "lenet5-original": lambda classes, image: {"num_classes": classes},
+    "lenet5-original": lambda classes, image: {},
     "mlp": lambda classes, image: {"num_classes": classes, "in_features": math.prod(image)},
     "logistic": lambda classes, image: {"num_classes": classes, "in_features": math.prod(image)},
 }
@@ -60,6 +60,8 @@ def build(name: str, classes: int = 10, image: tuple[int, int, int] = (1, 28, 28
         raise OptionError(f"{name!r} cannot be trained here; the names are {', '.join(NETWORKS)}")
     if name.startswith("lenet5") and image != (1, 28, 28):
         raise OptionError(f"{name} takes images of 1 x 28 x 28, these are {' x '.join(map(str, image))}; try mlp")
+    if name == "lenet5-original" and classes != 10:
+        raise OptionError(f"{name} has bitmaps of the 10 digits as its output, these are {classes} classes; try lenet5")
     return models.build(name, **NETWORKS[name](classes, image))
 
 

@@ -191,6 +191,8 @@ def _options_and_folder(arguments: argparse.Namespace) -> tuple[Options, Path]:
     options = Options(**{**recipe, **given})
     if "lr" not in given and ("lr" not in recipe or "optimizer" in given):
         options.lr = OPTIMIZERS[options.optimizer]
+    if options.model == "lenet5-original" and options.normalise != "unit":
+        raise OptionError("lenet5-original brings [0, 1] into the paper's own range; leave out --normalise")
     if options.data is not None:
         options.data = str(Path(options.data).expanduser().absolute())
     folder = Path(arguments.out or time.strftime(f"runs/{options.model}-%Y%m%d-%H%M%S"))

@@ -86,8 +86,8 @@ def evaluate(model: Any, loader: Any, loss: Callable[[Any, Any], Any] | None = N
                 total += float(loss(outputs, y)) * n
                 count += n
                 if are_classes(outputs, y):
-                    answers, share = _answers(outputs.array)
-                    labels.append(to_host(y.array))
+                    answers, share = _answers(array_of(outputs))
+                    labels.append(to_host(array_of(y)))
                     predictions.append(answers)
                     confidence.append(share)
     finally:
@@ -101,9 +101,17 @@ def evaluate(model: Any, loader: Any, loss: Callable[[Any, Any], Any] | None = N
     return Evaluation(total / count, float(np.mean(true == given)), true, given, sure, count, seconds)
 
 
+def array_of(value: Any) -> Any:
+    """Return the array of a tensor, or the array itself."""
+    return getattr(value, "array", value)
+
+
 def are_classes(outputs: Any, targets: Any) -> bool:
     """Return whether outputs (n, k) and targets (n,) are scores of k classes and labels."""
-    return outputs.array.ndim == 2 and targets.array.ndim == 1 and targets.array.dtype.kind in "iu"
+    scores, labels = array_of(outputs), array_of(targets)
+    if not hasattr(scores, "dtype") or not hasattr(labels, "dtype"):
+        return False
+    return bool(scores.ndim == 2 and labels.ndim == 1 and labels.dtype.kind in "iu")
 
 
 def _answers(scores: Any) -> tuple[Any, Any]:

@@ -10,9 +10,10 @@ from time import perf_counter
 from typing import Any
 
 from ..backend import Device, current_device, float64, generator
+from ..captured import CapturedStep, capture
 from ..errors import CheckpointError, OptionError, TinygradError
 from .checkpoint import load_checkpoint, save_checkpoint
-from .evaluation import are_classes, evaluate
+from .evaluation import are_classes, array_of, evaluate
 from .history import History
 from .stopping import EarlyStopping
 
@@ -63,7 +64,7 @@ class _Sums:
         self.loss = self.loss + loss.array.astype(float64) * n  # the sum is the same after a resume, to the bit
         self.classes = self.classes and are_classes(outputs, y)
         if self.classes:
-            self.right = self.right + (outputs.array.argmax(axis=1) == y.array).sum()
+            self.right = self.right + (outputs.array.argmax(axis=1) == array_of(y)).sum()
 
     def means(self) -> tuple[float, float | None]:
         count = max(1, self.samples)
@@ -103,7 +104,8 @@ def fit(
 ) -> History:
     """Train a model, and return what happened in each epoch.
 
-    One step is: outputs = model(x); loss(outputs, y).backward(); optimizer.step(). With `checkpoint`, everything
+    One step is: outputs = model(x); loss(outputs, y).backward(); optimizer.step(); where `captured.capture()` knows the
+    model, it is replayed without a graph. With `checkpoint`, everything
     that decides about the weights to come is written to one file, at the end of each epoch and now and then within:
     weights, optimizer, schedule, early stopping, random generator, and the place in the data. A run that was killed
     at any moment and is called again with `resume=True` ends with the same weights, bit for bit, as one that was not.
@@ -146,12 +148,13 @@ def fit(
         from ..nn import functional
 
         loss = functional.cross_entropy
+    step = capture(model, loss, optimizer, at_once=True)
     history = run.history
     while history.stopped is None:
         if run.epoch >= epochs:
             history.stopped = "epochs"
             break
-        finished = _epoch(run, epochs, loss, schedule_every, checkpoint_every, on_step, should_stop)
+        finished = _epoch(run, epochs, step, schedule_every, checkpoint_every, on_step, should_stop)
         if not finished:
             run.save()
             # Not part of the state: whoever resumes wants to go on.
@@ -186,7 +189,7 @@ def fit(
 def _epoch(
     run: _Run,
     epochs: int,
-    loss: Callable[[Any, Any], Any],
+    step: CapturedStep,
     schedule_every: str,
     checkpoint_every: float | None,
     on_step: Callable[[Progress], None] | None,
@@ -200,15 +203,11 @@ def _epoch(
     before = run.sums.samples
     on_host = current_device().kind == "cpu"
     for x, y in run.train:
-        outputs = run.model(x)
-        value = loss(outputs, y)
-        run.optimizer.zero_grad()
-        value.backward()
-        run.optimizer.step()
+        value = step(x, y)
         run.lr = float(run.optimizer.param_groups[0]["lr"])
         if run.schedule is not None and schedule_every == "step":
             run.schedule.step()
-        run.sums.add(value, outputs, y)
+        run.sums.add(value, step.logits, y)
         run.step += 1
         run.steps_done += 1
         now = perf_counter()
