@@ -130,12 +130,12 @@ def test_the_learning_rate_follows_the_schedule(trained):
     assert [row["lr"] for row in constant] == [0.003, 0.003]
     cosine = rows(trained("--lr", "0.004", "--schedule", "cosine", "--epochs", "2", out="b"))
     assert [row["lr"] for row in cosine] == [0.002 * (1 + math.cos(math.pi * t / 10)) for t in (4, 9)]
-    assert rows(trained("--recipe", "best", "--optimizer", "adagrad", out="d"))[0]["lr"] < 1e-4
+    assert rows(trained("--recipe", "best", "--optimizer", "adagrad", out="d"))[0]["lr"] < 0.02
     onecycle = rows(trained("--lr", "0.004", "--schedule", "onecycle", "--epochs", "10", out="c"))
     rates = [row["lr"] for row in onecycle]
     assert max(rates) == pytest.approx(0.004, rel=0.05)
     assert rates.index(max(rates)) == 2
-    assert rates[-1] < 1e-4
+    assert rates[-1] < rates[-2] < 0.001
 
 
 def test_the_seed_decides_everything(trained):

@@ -50,7 +50,7 @@ class Options:
 # What a recipe changes of the above.
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
-    "best": {"epochs": 30, "batch_size": 128, "lr": 4e-3, "schedule": "onecycle", "augment": 1.0, "patience": 30},
+    "best": {"epochs": 20, "batch_size": 128, "lr": 4e-3, "schedule": "onecycle", "augment": 1.0, "patience": 20},
 }
 
 
@@ -250,8 +250,7 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
 
     folder.mkdir(parents=True, exist_ok=True)
     train.write_text(folder / "options.json", json.dumps(asdict(options), indent=2) + "\n")
-    if hasattr(nn, "summary"):
-        train.write_text(folder / "summary.txt", f"{nn.summary(model, (1, *image))}\n")
+    train.write_text(folder / "summary.txt", f"{nn.summary(model, (1, *image))}\n")
     console.print(_introduction(options, fitted, held_out, model))
     assert isinstance(splits.train.normalise, data.Affine)
     note = networks.note(options.model, splits.train.classes or 10, image, splits.train.normalise)
