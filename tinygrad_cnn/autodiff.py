@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from . import graph
-from .backend import namespace
+from .backend import is_float, namespace
 from .backend.device import namespaces
 from .backend.exposure import changed, exposed, memory_of
-from .errors import GraphError, ShapeError
+from .errors import DTypeError, GraphError, ShapeError
 from .graph import Node, Traced, state
 from .op import TABLE
 
@@ -369,7 +369,7 @@ def vjp(function: Callable[..., Any], *inputs: Traced, seed: Any = None) -> tupl
     """Return `function(*inputs)` and the products seedᵀ J with its Jacobians, one per input, shaped like the inputs."""
     values = [_fresh(x) for x in inputs]
     with graph.enable_grad():
-        y = function(*values)
+        y = _value_of(function, *values)
     if not y.requires_grad:
         return y, [_zeros(x) for x in values]
     rows = gradients(y, values, None if seed is None else [seed], allow_unused=True)
@@ -390,7 +390,7 @@ def jvp(function: Callable[..., Any], inputs: Sequence[Traced], tangents: Sequen
         raise GraphError(f"jvp(): {len(inputs)} inputs need as many tangents, got {len(tangents)}")
     values = [_fresh(x) for x in inputs]
     with graph.enable_grad():
-        y = function(*values)
+        y = _value_of(function, *values)
         if not y.requires_grad:
             return y, _zeros(y)
         seed = _fresh(y)
@@ -405,7 +405,7 @@ def jacobian(function: Callable[[Any], Any], x: Traced, *, create_graph: bool = 
     """Return dy/dx of `y = function(x)` with shape `y.shape + x.shape`, one backward pass per element of y."""
     x = x if create_graph and x.requires_grad else _fresh(x)
     with graph.enable_grad():
-        y = function(x)
+        y = _value_of(function, x)
         rows = _rows(y, x, create_graph)
     if create_graph and rows:
         flat = TABLE["stack"](*rows, axis=0)
@@ -435,7 +435,7 @@ def hessian(function: Callable[[Any], Any], x: Traced) -> Any:
     """Return the second derivatives of a scalar `function(x)`, with shape `x.shape + x.shape`."""
     x = _fresh(x)
     with graph.enable_grad():
-        y = function(x)
+        y = _value_of(function, x)
         if y.array.size != 1:
             raise GraphError(f"hessian() needs a function with a scalar result, got shape {y.array.shape}")
         first = gradients(y, x, create_graph=True, allow_unused=True)[0] if y.requires_grad else None
@@ -447,10 +447,19 @@ def hessian(function: Callable[[Any], Any], x: Traced) -> Any:
     return x.result_type.made(stacked.reshape(x.array.shape * 2))
 
 
+def _value_of(function: Callable[..., Any], *values: Any) -> Any:
+    y = function(*values)
+    if not isinstance(y, Traced):
+        raise GraphError(f"the function must return a tensor, got {type(y).__name__}")
+    return y
+
+
 def _fresh(x: Any) -> Any:
     """Return a leaf with the values of x that requires a gradient."""
     if not isinstance(x, Traced):
         raise GraphError(f"expected a tensor, got {type(x).__name__}")
+    if not is_float(x.array.dtype):
+        raise DTypeError(f"only float tensors can be differentiated by, this one holds {x.array.dtype}")
     leaf = x.result_type.made(x.array)
     leaf.requires_grad = True
     leaf.name = x.name
