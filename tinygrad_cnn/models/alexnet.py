@@ -205,8 +205,8 @@ class OverFeat(nn.Module):
     """OverFeat, winner of ImageNet 2013's localisation: a classifier that slides over images larger than its window.
 
     Its fully connected layers are convolutions, so an image larger than the window gives a map of logits, one per
-    position every 32 (fast) or 36 (accurate) pixels; `forward` averages them, `logit_map` returns them. (They are not quite
-    those of the cut-out window: the 3x3 layers see its surroundings where the window alone would be padded.)
+    position every 32 (fast) or 36 (accurate) pixels; `forward` averages them, `logit_map` returns them. (Not quite
+    those of each window cut out: the 3x3 layers see its surroundings, where the window alone would be padded.)
 
     Args:
         num_classes: how many logits.
