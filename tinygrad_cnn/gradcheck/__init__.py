@@ -3,6 +3,7 @@
     report = gradcheck(f, args)           an op, a function of tensors, a module, a network
     report = gradgradcheck(f, args)       its second derivatives
     report = check_pair(forward, backward, args)      two plain NumPy functions
+    found = check_graph(loss)             every op of a recorded graph, for painting on its picture
 
 A report is true if everything is right; printed, it says in at most twenty lines what is wrong, where, and why.
 
@@ -17,6 +18,7 @@ from typing import Any
 
 from .check import check_pair
 from .mistakes import Mistake, mistake
+from .recorded import GraphCheck, check_graph
 from .report import Cause, Finding, GradientError, Kinks, Part, Report, Worst
 from .tensors import gradcheck, gradgradcheck
 
@@ -24,11 +26,13 @@ __all__ = [
     "Cause",
     "Finding",
     "GradientError",
+    "GraphCheck",
     "Kinks",
     "Mistake",
     "Part",
     "Report",
     "Worst",
+    "check_graph",
     "check_pair",
     "gradcheck",
     "gradgradcheck",

@@ -12,7 +12,7 @@ import numpy as np
 from ..backend.threads import single_threaded_blas
 from ..errors import OptionError, TinygradError
 from . import contract, kinks
-from .derivative import FIRST_STEP, Jacobian, complex_step, directional, examine, jacobian
+from .derivative import FIRST_STEP, Jacobian, complex_step, examine, jacobian, slopes
 from .diagnose import diagnose, nearest, unused
 from .localise import marginals, pattern, typical
 from .mistakes import Mistake
@@ -232,23 +232,38 @@ class _Case:
     # --- random directions
 
     def _screen(self, parts: list[Part]) -> None:
-        p = self.problem
+        self._directions(self.problem, parts)
+        if any(part.kinks is not None for part in parts) and all(part.ok for part in parts):
+            # At kinks only bounds can be checked, so look once more close by, where there are none.
+            beside = self.problem.at(jitter(self.problem.z, self.rng))
+            if np.all(np.isfinite(beside.f(beside.z))):
+                self._directions(beside, parts)
+                self.problem.calls += beside.calls
+
+    def _directions(self, p: Problem, parts: list[Part]) -> None:
         s = p.gradient(self.g)
         for k, part in enumerate(parts):
             for _ in range(DIRECTIONS):
                 v = np.zeros_like(p.z)
                 v[p.part(k)] = self.rng.normal(size=v[p.part(k)].size)
                 v /= float(np.linalg.norm(v)) or 1.0
-                value, error = directional(p.f, p.z, v)
-                d, e, mine = float(self.g @ value), float(np.abs(self.g) @ error), float(s @ v)
+                low, high, errors, kinky = slopes(p.f, p.z, v)
+                # An output at a kink may contribute anything between its two slopes.
+                ends = np.stack([self.g * low, self.g * high])
+                least, most = float(ends.min(axis=0).sum()), float(ends.max(axis=0).sum())
+                e, mine = float(np.abs(self.g) @ errors), float(s @ v)
+                d = min(max(mine, least), most)
                 part.checked += 1
-                size = float(np.linalg.norm(s[p.part(k)]))
-                part.max_rel_err = max(part.max_rel_err, abs(mine - d) / (max(abs(d), size) or 1.0))
-                if abs(mine - d) > 8 * e + 1e-9 * max(abs(d), size) + 1e-12:
+                size = max(abs(d), float(np.linalg.norm(s[p.part(k)])) / np.sqrt(max(1, v[p.part(k)].size)))
+                part.max_rel_err = max(part.max_rel_err, abs(mine - d) / (size or 1.0))
+                if kinky.any():
+                    part.kinks = Kinks(int(kinky.sum()), None, True, "(outputs; only their sum was looked at)")
+                if not abs(mine - d) <= 8 * e + 1e-9 * size + 1e-12:
                     part.wrong += 1
                     part.status = "fail"
                     part.where = "along a random direction"
                     part.worst = part.worst or [Worst((), mine, d, e)]
+                    part.ratios.append(mine / d if d else np.inf)
 
     # --- entries
 
@@ -625,7 +640,7 @@ def _explain(report: Report, case: _Case, problem_at: Callable[[int], Problem], 
         elif "repeatable" in seen.flags:
             text = "the rule draws new random numbers, or keeps a state, between calls."
             part.causes.append(Cause("not repeatable", text, "property", 1.0, 2))
-        named = diagnose(trials, k, settings.mistakes) if len(trials) >= 2 else []
+        named = diagnose(trials, k, settings.mistakes) if len(trials) >= 2 else _along_directions(part)
         part.causes = named + part.causes
         if not part.causes:
             hint = typical(part.where)
@@ -637,6 +652,18 @@ def _explain(report: Report, case: _Case, problem_at: Callable[[int], Problem], 
         if not any(c.kind != "pattern" for c in part.causes) and trials:
             part.nearest = nearest(trials[0], k)
         part.ruled_out = _ruled_out(trials, k, part)
+
+
+def _along_directions(part: Part) -> list[Cause]:
+    """What the ratios along random directions tell where there are too many entries for more."""
+    ratios = part.ratios
+    if len(ratios) < DIRECTIONS or not np.allclose(ratios, ratios[0], rtol=1e-8, atol=1e-12):
+        return []
+    if abs(ratios[0]) < 1e-12:
+        return [Cause("zero", f"the gradient of {part.name} is zero: a path is missing.", "generic", 1.0, len(ratios))]
+    if abs(ratios[0] + 1) < 1e-8:
+        return [Cause("factor sign", "the sign is wrong.", "generic", 1.0, len(ratios))]
+    return [Cause(f"factor {ratios[0]:.7g}", f"the right gradient times {ratios[0]:.7g}.", "generic", 1.0, len(ratios))]
 
 
 def _trials(case: _Case, problem_at: Callable[[int], Problem], settings: Settings) -> Iterator[Trial]:

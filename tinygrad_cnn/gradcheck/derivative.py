@@ -19,7 +19,7 @@ import numpy as np
 
 from .problem import Array
 
-__all__ = ["Jacobian", "along", "complex_step", "directional", "jacobian", "one_sided"]
+__all__ = ["Jacobian", "along", "complex_step", "directional", "jacobian", "one_sided", "slopes"]
 
 EPSILON = float(np.finfo(np.float64).eps)
 FIRST_STEP = 1e-3
@@ -108,6 +108,21 @@ def directional(f: Function, z: Array, v: Array) -> tuple[Array, Array]:
     size = float(np.max(np.abs(v), initial=0.0)) or 1.0
     value, error, _, _ = along(f, z, v, f(z), FIRST_STEP * scale / size, LAST_STEP * scale / size)
     return value, error
+
+
+def slopes(f: Function, z: Array, v: Array) -> tuple[Array, Array, Array, Array]:
+    """Derivatives of f at z in direction v: the lower and the higher slope per output, an error, and where they differ.
+
+    Away from kinks both slopes are the derivative.
+    """
+    scale = max(1.0, float(np.max(np.abs(z[v != 0]), initial=0.0)))
+    size = float(np.max(np.abs(v), initial=0.0)) or 1.0
+    value, error, sides, side_errors = along(f, z, v, f(z), FIRST_STEP * scale / size, LAST_STEP * scale / size)
+    gap = np.abs(sides[0] - sides[1])
+    kinks = gap > 8 * side_errors.sum(axis=0) + JUMP * np.abs(sides).max(axis=0)
+    kinks &= np.isfinite(gap)
+    low, high = np.where(kinks, sides.min(axis=0), value), np.where(kinks, sides.max(axis=0), value)
+    return low, high, np.where(kinks, side_errors.max(axis=0), error), kinks
 
 
 def one_sided(f: Function, z: Array, v: Array, f0: Array) -> tuple[Array, Array]:

@@ -104,6 +104,7 @@ class Part:
     precision: str = ""
     case: int = 0
     error_map: Array | None = None
+    ratios: list[float] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -275,10 +276,9 @@ class Report:
             return lines
         for w in part.worst[:1]:
             index = ",".join(map(str, w.index))
-            lines += _wrap(
-                f"worst d{part.name}[{index}]: yours {w.yours:.6g}, should be {w.expected:.6g} (± {w.error:.0e})"
-            )
-        if part.where:
+            place = f"worst d{part.name}[{index}]" if w.index or not part.ratios else "along a random direction"
+            lines += _wrap(f"{place}: yours {w.yours:.6g}, should be {w.expected:.6g} (± {w.error:.0e})")
+        if part.where and not part.ratios:
             lines += _wrap(f"where:  {part.where}", hang="          ", limit=3)
         strip = max((ascii_strip(name, v) for name, v in part.axes.items() if _tells(v)), key=len, default="")
         if strip:
