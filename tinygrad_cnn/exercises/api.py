@@ -5,6 +5,7 @@ from tinygrad_cnn.exercises import ex
 ex.check("d4", conv2d_dx)       # one function
 ex.check("d4", globals())       # everything that was defined
 ex.hint("d4")                   # the next hint
+    ex.show("d4", globals())  # check and show; the last cell of every exercise file
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Exercises:
     ) -> Result:
         """Check functions, or a dict of names such as `globals()`, against the exercise called `name`.
 
-        The result is truthy if all checks passed; a notebook shows it as a table with a heat map of wrong entries.
-        In a script it is printed, and recorded as an attempt if the script lies in a folder of exercises.
+        The result is truthy if all checks passed; a notebook shows it as a table with a heat map of wrong entries,
+        and `print` as text.
         """
         exercise = kit.find(name)
         loaded = load(exercise)
@@ -56,11 +57,20 @@ class Exercises:
                 # One function under another name is taken for the one the exercise asks for.
                 names[label if label in wanted or len(wanted) > 1 else next(iter(wanted), label)] = function
         path = names.get("__file__")
-        result = run(loaded, LocalSpace(names, str(path or "")), seed=seed, full=full, explain=explain)
-        if isinstance(path, str) and not _in_notebook():
-            self._record(Path(path), result)
-            print(result)
-        return result
+        return run(loaded, LocalSpace(names, str(path or "")), seed=seed, full=full, explain=explain)
+
+    def show(self, name: str, names: dict[str, Any]) -> None:
+        """Check the names of a file and show the result; in a folder of exercises it counts as an attempt."""
+        result = self.check(name, names)
+        if "ipykernel" in sys.modules:
+            from importlib import import_module
+
+            import_module("IPython.display").display(result)
+            return
+        path = names.get("__file__")
+        if isinstance(path, str):
+            self._record(Path(path).absolute(), result)
+        print(result)
 
     def _record(self, path: Path, result: Result) -> None:
         from .workbook import attempt, exercise_id
@@ -91,10 +101,6 @@ class Exercises:
 
     def __repr__(self) -> str:
         return "<exercises: ex.check(name, function), ex.hint(name), ex.list()>"
-
-
-def _in_notebook() -> bool:
-    return "ipykernel" in sys.modules
 
 
 ex = Exercises()

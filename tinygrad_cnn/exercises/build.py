@@ -30,7 +30,7 @@ def _final(exercise: Exercise) -> str:
     return (
         'if __name__ == "__main__":  # run this file or this cell to check your work\n'
         "    from tinygrad_cnn.exercises import ex\n\n"
-        f'    ex.check("{exercise.key}", globals())\n'
+        f'    ex.show("{exercise.key}", globals())\n'
     )
 
 

@@ -19,6 +19,7 @@ __all__ = ["csv_table", "gradescope", "html", "junit", "text"]
 
 WIDTH = 79
 MAX_LINES = 20
+TODO = "to do"
 MARKS = {"pass": "ok", "fail": "FAIL", "error": "ERROR", "timeout": "TIMEOUT"}
 COLOURS = {"ok": "32", "FAIL": "31", "ERROR": "31", "TIMEOUT": "31", "bold": "1", "dim": "2", "cause": "33"}
 
@@ -43,8 +44,7 @@ def text(result: Result, colour: bool = False) -> str:
         shown = keep
     for check in shown:
         title = _cut(check.title, 64) + " "
-        mark = MARKS[check.status]
-        lines.append(f"  {title:.<68} {paint(mark, mark, colour)}")
+        lines.append(f"  {title:.<68} {paint(_mark(check), MARKS[check.status], colour)}")
     if result.error and (first is None or first.message != result.error):
         lines += _wrapped(result.error, "  ")
     if first is not None:
@@ -57,8 +57,8 @@ def text(result: Result, colour: bool = False) -> str:
         lines += _wrapped(f"note: {note}", "  ")
     key = result.exercise.split("-")[0]
     if first is not None:
-        case = f"   case {first.number}/{first.of}" if first.of > 1 else ""
-        lines.append(paint(f"  next: tinygrad-cnn ex hint {key}{case}", "dim", colour))
+        hint = f"  next: tinygrad-cnn ex hint {key}"
+        lines.append(paint(f"{hint:<38} repeat: ex check {key} --seed {result.seed}", "dim", colour))
         if result.printed:
             lines += _wrapped("your prints: " + " / ".join(result.printed.strip().splitlines()[-2:])[:150], "  ")
     if len(lines) > MAX_LINES:
@@ -66,9 +66,15 @@ def text(result: Result, colour: bool = False) -> str:
     return "\n".join(lines)
 
 
+def _mark(check: CheckResult) -> str:
+    return TODO if check.unwritten else MARKS[check.status]
+
+
 def _details(result: Result, check: CheckResult, colour: bool) -> list[str]:
     lines = []
     case = check.failed_case
+    if check.unwritten:
+        return _wrapped(f"not written yet: {check.message}", "  ")
     if case is not None and case.name:
         lines += _wrapped(f"case {check.number} of {check.of}: {case.name}", "  ")
     lines += _wrapped(check.message, "  ")
@@ -109,7 +115,7 @@ def html(result: Result) -> str:
     good = result.status == "pass"
     rows = "".join(
         f"<tr><td style='text-align:left'>{esc(c.title)}</td>"
-        f"<td style='color:{_hue(c.status == 'pass')};font-weight:bold'>{MARKS[c.status]}</td></tr>"
+        f"<td style='color:{_hue(c.status == 'pass')};font-weight:bold'>{_mark(c)}</td></tr>"
         for c in result.checks
     )
     parts = [

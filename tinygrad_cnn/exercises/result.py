@@ -88,6 +88,7 @@ class CheckResult:
     cases: list[CaseResult] = field(default_factory=list)
     cleared: list[str] = field(default_factory=list)
     nearest: str = ""
+    unwritten: bool = False
     notes: list[str] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
 

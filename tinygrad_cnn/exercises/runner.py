@@ -153,7 +153,8 @@ def _check(
             if found.result.status == "pass":
                 continue
             outcome.status, outcome.layer, outcome.message = found.result.status, found.layer, found.text
-            if found.error is None or found.error.kind != "unwritten":
+            outcome.unwritten = found.error is not None and found.error.kind == "unwritten"
+            if not outcome.unwritten:
                 if diagnose:
                     _name(loaded, check, space, seed, number, found, outcome, fine)
                 found.result.cause = outcome.causes
