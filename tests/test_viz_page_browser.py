@@ -551,6 +551,9 @@ def test_text_has_a_contrast_of_four_and_a_half(visit, lenet, theme):
     for paint in page.page.eval_on_selector_all("#paint option", "list => list.map((o) => o.value)"):
         page.page.select_option("#paint", paint)
         assert page.page.evaluate(CONTRAST) == [], paint
+        page.press("Home")
+        assert page.page.evaluate(CONTRAST) == [], f"{paint}, before the first step"
+        page.press("End")
     page.page.click("#tab-tape")
     assert page.page.evaluate(CONTRAST) == []
     page.page.click("#tab-table")

@@ -14,6 +14,8 @@ import pytest
 import tinygrad_cnn as tg
 from tinygrad_cnn import viz
 from tinygrad_cnn.errors import GraphError, OptionError
+from tinygrad_cnn.gradcheck import check_graph
+from tinygrad_cnn.op import TABLE
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--"
 
@@ -151,6 +153,25 @@ def test_what_is_no_graph_is_refused_in_the_callers_words():
 def test_errors_of_unknown_nodes_are_refused():
     with pytest.raises(GraphError, match="no node or leaf 'conv9'"):
         viz.html(diamond()[0], errors={"conv9": 0.1})
+
+
+def test_errors_may_be_given_as_the_gradient_checker_returns_them(monkeypatch):
+    x = tg.tensor([0.5, 1.5], requires_grad=True)
+    loss = (x.tanh() * x).sum()
+    rule = TABLE["tanh"].rules[0]
+    monkeypatch.setattr(TABLE["tanh"], "rules", (lambda g, y, x: rule(g, y, x) * 1.1,))
+    for subject in (loss, _recorded(loss)):
+        nodes = data_of(viz.html(subject, errors=check_graph(loss)))["nodes"]
+        errors = dict(zip(column(nodes, "op"), column(nodes, "error"), strict=True))
+        assert errors["tanh"] == pytest.approx(0.1 / 1.1, rel=1e-3)
+        assert errors["mul"] < 1e-9
+        assert errors["sum"] < 1e-9
+
+
+def _recorded(loss):
+    with viz.record() as rec:
+        loss.backward(retain_graph=True)
+    return rec
 
 
 def test_a_tape_needs_as_many_labels_as_recordings():

@@ -53,7 +53,7 @@ def html(
     path: str | os.PathLike[str] | None = None,
     *,
     title: str | None = None,
-    errors: Mapping[str, float] | None = None,
+    errors: Any = None,
     tolerance: float = 1e-5,
     tape: Sequence[Any] = (),
     labels: Sequence[str] = (),
@@ -71,8 +71,9 @@ def html(
         subject: a tensor, a `Recorder` or a `GraphIR`.
         path: where to write the file; None only returns its text.
         title: heading; by default that of the recording.
-        errors: relative errors that a gradient check found, by id of a node or leaf. The page paints them and names the
-            first op beyond `tolerance` on the way back. Default: the marks "gradient_check" of the recording.
+        errors: what `gradcheck.check_graph(loss)` found, or relative errors by id of a node or leaf. The page paints
+            them and names the first op beyond `tolerance` on the way back. Default: the marks "gradient_check" of the
+            recording.
         tolerance: largest relative error that passes.
         tape: recordings of several iterations of the same model, oldest first, for the training tape.
         labels: what the iterations are called; by default "1", "2", ...
@@ -85,10 +86,11 @@ def html(
         GraphError: `subject` is none of these, or `errors` names a node that the graph does not have.
         OptionError: as many labels as recordings are needed, and a depth from 1 on.
     """
+    graph = _graph(subject, images)
     page = to_html(
-        _graph(subject, images),
+        graph,
         title=title,
-        errors=errors,
+        errors=errors.mark(graph) if hasattr(errors, "mark") else errors,
         tolerance=tolerance,
         tape=[_graph(each, False) for each in tape],
         labels=labels,
