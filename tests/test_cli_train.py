@@ -237,6 +237,9 @@ def test_a_resumed_run_keeps_its_options(trained, capsys):
     assert main(["train", "--resume", str(run), "--epochs", "3", "--no-pictures"]) == 0
     assert weights(run) == weights(straight)
     assert [row["epoch"] for row in rows(run)] == [1, 2, 3]
+    # The rows of the epochs done before are shown again.
+    shown = re.findall(r"^ +(\d) +\d\.\d{4} ", capsys.readouterr().out, re.MULTILINE)
+    assert shown == ["1", "1", "2", "3", "1", "2", "3"]
     capsys.readouterr()
     assert main(["train", "--resume", str(run), "--seed", "4"]) == 1
     assert "has seed 3, not 4; a run is resumed with its own options" in capsys.readouterr().err

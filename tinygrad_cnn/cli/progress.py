@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -17,23 +18,32 @@ __all__ = ["TrainingDisplay", "duration"]
 
 # Name, width and style of the columns of the table of epochs.
 _COLUMNS = [("epoch", 7), ("loss", 9), ("accuracy", 11), ("val loss", 11), ("val accuracy", 14), ("images/s", 11)]
+_TIME = 12
 _REFRESH = 0.1  # seconds between two looks of the bar
 
 
 class TrainingDisplay:
-    """Shows the training that `fit(on_step=..., on_epoch=...)` tells of. Used with `with`."""
+    """Shows the training that `fit(on_step=..., on_epoch=...)` tells of. Used with `with`.
 
-    def __init__(self, console: Console, monitor: str | None = None) -> None:
+    Args:
+        console: where to.
+        monitor: the column of the history whose best row is marked.
+        done: rows of epochs of an earlier process.
+    """
+
+    def __init__(self, console: Console, monitor: str | None = None, done: Sequence[dict[str, Any]] = ()) -> None:
         self.console = console
         self.monitor = monitor
+        self.done = done
         self._live: Live | None = None
         self._shown = 0.0
-        self._started = perf_counter()
-        self._before = 0  # samples of finished epochs, for the time left
-        self._last: Progress | None = None
 
     def __enter__(self) -> TrainingDisplay:
-        self.console.print(Text("".join(f"{name:>{width}}" for name, width in [*_COLUMNS, ("time", 9)]), style="bold"))
+        self.console.print(
+            Text("".join(f"{name:>{width}}" for name, width in [*_COLUMNS, ("time", _TIME)]), style="bold")
+        )
+        for row in self.done:
+            self.console.print(epoch_row(row), style="dim")
         if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=10, transient=True, auto_refresh=False)
             self._live.__enter__()
@@ -59,7 +69,6 @@ class TrainingDisplay:
         if self.monitor and history.best(self.monitor) is row and len(history) > 1:
             text.append("  best", style="green")
         (self._live.console if self._live else self.console).print(text)
-        self._before += 1
 
     def _bar(self, p: Progress) -> Table:
         speed = p.fresh / p.seconds if p.seconds else 0.0
@@ -93,7 +102,7 @@ def epoch_row(row: dict[str, Any]) -> Text:
         f"{row['samples_per_second'] or 0:,.0f}".replace(",", " "),
     ]
     cells = [f"{value:>{width}}" for value, (_, width) in zip(values, _COLUMNS, strict=True)]
-    return Text("".join(cells) + f"{duration(row['seconds']):>9}")
+    return Text("".join(cells) + f"{duration(row['seconds']):>{_TIME}}")
 
 
 def _percent(value: float | None) -> str:

@@ -254,7 +254,8 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
     console.print(_introduction(options, fitted, held_out, model))
     assert isinstance(splits.train.normalise, data.Affine)
     note = networks.note(options.model, splits.train.classes or 10, image, splits.train.normalise)
-    with _interruption(console) as stop, TrainingDisplay(console, monitor) as display:
+    done = _done_before(folder) if arguments.resume is not None else []
+    with _interruption(console) as stop, TrainingDisplay(console, monitor, done) as display:
         history = train.fit(
             model,
             loader,
@@ -286,6 +287,14 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
     console.print(f"\nall of it is in {folder}/")
     console.print(f"look further: tinygrad-cnn predict --model {folder} FILE.png", style="dim")
     return 0
+
+
+def _done_before(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of the epochs that a run to be resumed has behind it."""
+    from ..train import load_checkpoint
+
+    checkpoint = folder / networks.CHECKPOINT
+    return list(load_checkpoint(checkpoint).get("history", [])) if checkpoint.exists() else []
 
 
 def _split(whole: Any, options: Options) -> tuple[Any, Any]:
