@@ -59,12 +59,24 @@ def _one_shape(shape: tuple[Any, ...]) -> Any:
     return shape
 
 
+def _with_plain_arrays(data: Any) -> Any:
+    """Join tensors in nested lists into one array, so that they keep their type; leave everything else as it is."""
+    if not isinstance(data, (list, tuple)) or not data:
+        return data
+    first = data[0]
+    if not isinstance(first, (list, tuple, Traced)):
+        return data
+    rows = [row.array if isinstance(row, Traced) else _with_plain_arrays(row) for row in data]
+    if not all(hasattr(row, "shape") and row.shape == rows[0].shape for row in rows):
+        return rows if isinstance(first, Traced) else data
+    return namespace(*rows).stack(rows)
+
+
 def _as_array(data: Any, dtype: Any, device: Device | None) -> Any:
     """Copy data into a new array on a device."""
     if isinstance(data, Traced):
         data = data.array
-    if isinstance(data, (list, tuple)) and any(isinstance(d, Traced) for d in data):
-        data = [d.array.tolist() if isinstance(d, Traced) else d for d in data]
+    data = _with_plain_arrays(data)
     known = hasattr(data, "dtype")
     if device is None:
         try:
@@ -286,6 +298,13 @@ class Tensor(Traced):
         if method != "__call__" or kwargs or function is None:
             return NotImplemented
         return function(*inputs)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """NumPy's other functions: `np.sum(x)` and a few more are recorded; all others compute on the values alone."""
+        recorded = _FUNCTIONS.get(function.__name__) if function.__module__ == "numpy" else None
+        if recorded is not None:
+            return recorded(*args, **kwargs)
+        return function(*_values_in(args), **{name: _values_in(value) for name, value in kwargs.items()})
 
     def __dlpack__(self, **options: Any) -> Any:
         """Share memory with another library by the DLPack protocol."""
@@ -927,6 +946,43 @@ _UFUNCS: dict[str, Callable[..., Any]] = {
     "equal": ops.equal,
     "not_equal": ops.not_equal,
 }
+
+
+def _values_in(value: Any) -> Any:
+    """Replace tensors in nested lists and tuples by their arrays."""
+    if isinstance(value, Tensor):
+        return value.numpy()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_values_in(v) for v in value)
+    return value
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "amax": lambda a, axis=None, keepdims=False: ops.amax(a, axis=axis, keepdims=keepdims),
+    "amin": lambda a, axis=None, keepdims=False: ops.amin(a, axis=axis, keepdims=keepdims),
+    "argmax": lambda a, axis=None, keepdims=False: ops.argmax(a, axis=axis, keepdims=keepdims),
+    "argmin": lambda a, axis=None, keepdims=False: ops.argmin(a, axis=axis, keepdims=keepdims),
+    "clip": lambda a, low=None, high=None: ops.clip(a, low=low, high=high),
+    "concatenate": lambda arrays, axis=0: ops.concatenate(*arrays, axis=axis),
+    "cumsum": lambda a, axis=None: a.cumsum(axis),
+    "einsum": ops.einsum,
+    "expand_dims": ops.expand_dims,
+    "flip": ops.flip,
+    "mean": lambda a, axis=None, keepdims=False: ops.mean(a, axis=axis, keepdims=keepdims),
+    "moveaxis": ops.moveaxis,
+    "prod": lambda a, axis=None, keepdims=False: ops.prod(a, axis=axis, keepdims=keepdims),
+    "ravel": lambda a: a.ravel(),
+    "reshape": lambda a, shape: ops.reshape(a, shape=shape),
+    "squeeze": ops.squeeze,
+    "stack": lambda arrays, axis=0: ops.stack(*arrays, axis=axis),
+    "std": lambda a, axis=None, ddof=0, keepdims=False: ops.std(a, axis, keepdims, ddof),
+    "sum": lambda a, axis=None, keepdims=False: ops.sum(a, axis=axis, keepdims=keepdims),
+    "swapaxes": ops.swapaxes,
+    "transpose": lambda a, axes=None: ops.transpose(a, axes=axes),
+    "var": lambda a, axis=None, ddof=0, keepdims=False: ops.var(a, axis=axis, keepdims=keepdims, correction=ddof),
+    "where": lambda condition, *choices: ops.where(condition, *choices) if choices else _values_in(condition).nonzero(),
+}
+_FUNCTIONS |= {"max": _FUNCTIONS["amax"], "min": _FUNCTIONS["amin"]}
 
 
 # Making tensors

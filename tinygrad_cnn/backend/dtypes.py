@@ -37,4 +37,4 @@ def as_dtype(dtype: Any) -> Any:
         ) from error
     if found.kind not in "fiub" or found.itemsize > 8:
         raise DTypeError(f"tensors cannot hold {found}; element types are float16, float32, float64, integers and bool")
-    return found
+    return found.newbyteorder("=")  # files may hold the other byte order, arrays in memory must not
