@@ -351,3 +351,35 @@ def test_a_history_is_written_as_json_lines_and_csv(tmp_path):
         history.save(tmp_path / "h.xlsx")
     with pytest.raises(ValueError, match="no epoch has a value 'f1'"):
         history.best("f1")
+
+
+def test_a_training_loop_written_for_pytorch_runs_with_other_imports():
+    from tinygrad_cnn import Tensor, no_grad, optim
+    from tinygrad_cnn.data import DataLoader, TensorDataset, random_split
+
+    manual_seed(0)
+    points = blobs(200)
+    train_set, test_set = random_split(TensorDataset(Tensor(points.images), Tensor(points.labels)), [150, 50])
+    train_loader = DataLoader(train_set, batch_size=16, shuffle=True, drop_last=True, num_workers=2, pin_memory=True)
+    test_loader = DataLoader(test_set, batch_size=50)
+    model = network()
+    criterion = nn.CrossEntropyLoss()
+    optimizer = optim.Adam(model.parameters(), lr=0.02)
+    scheduler = optim.lr_scheduler.StepLR(optimizer, step_size=5, gamma=0.5)
+    for _ in range(8):
+        model.train()
+        for x, y in train_loader:
+            optimizer.zero_grad()
+            loss = criterion(model(x), y)
+            loss.backward()
+            optimizer.step()
+        scheduler.step()
+    model.eval()
+    correct = total = 0
+    with no_grad():
+        for x, y in test_loader:
+            predicted = model(x).argmax(dim=1)
+            total += y.shape[0]
+            correct += (predicted == y).sum().item()
+    assert total == 50
+    assert correct > 45

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..backend import Device, generator
+from ..backend import Device, device_of, generator
 from ..errors import DataError, OptionError
 
 __all__ = ["ArrayDataset", "Dataset", "Subset", "TensorDataset", "random_split", "seeded"]
@@ -79,7 +79,7 @@ class ArrayDataset:
         """Return the batch of the samples at `indices` (a sequence or a slice), normalised."""
         if not isinstance(indices, slice):
             indices = np.asarray(indices, dtype=np.intp)
-        batch = tuple(a[indices] for a in self.arrays)
+        batch = tuple(_at(a, indices) for a in self.arrays)
         if self.normalise is not None:
             batch = (self.normalise(batch[0]), *batch[1:])
         return batch
@@ -94,6 +94,13 @@ class ArrayDataset:
     def __repr__(self) -> str:
         parts = ", ".join(f"{a.dtype}{list(a.shape[1:])}" for a in self.arrays)
         return f"<ArrayDataset of {len(self)} x ({parts})>"
+
+
+def _at(array: Any, indices: Any) -> Any:
+    """Return array[indices]; the indices go to where the array lives."""
+    if isinstance(indices, slice) or isinstance(array, np.ndarray):
+        return array[indices]
+    return array[device_of(array).asarray(indices)]
 
 
 # The name that PyTorch's users look for.

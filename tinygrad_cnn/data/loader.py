@@ -35,6 +35,8 @@ class DataLoader:
         transform: `transform(x, rng)` changes the first array of each batch; see `data.transforms`.
         device: where batches go; None for the current device.
         as_arrays: give plain arrays in place of tensors.
+        num_workers, pin_memory: accepted so that code written for PyTorch runs; batches of arrays are made faster in
+            this process than another one could send them.
 
     Raises:
         OptionError: an option is out of range.
@@ -51,6 +53,8 @@ class DataLoader:
         transform: Callable[[Any, np.random.Generator], Any] | None = None,
         device: Device | str | None = None,
         as_arrays: bool = False,
+        num_workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise OptionError(f"batch_size is a whole number from 1 on, got {batch_size!r}")
