@@ -9,7 +9,7 @@ import pytest
 
 from tinygrad_cnn import Tensor, optim
 from tinygrad_cnn.errors import CheckpointError, GraphError, OptionError, ShapeError
-from tinygrad_cnn.optim import adam, adaptive, optimizer, sgd
+from tinygrad_cnn.optim import adam, adaptive, bundle, optimizer, sgd
 
 FIXTURE = np.load(Path(__file__).parent / "fixtures" / "optim_trajectories.npz")
 CASES = [key for key in FIXTURE.files if "{" in key]
@@ -86,6 +86,84 @@ def test_a_parameter_without_axes_and_one_without_elements_are_optimized_too(kin
     assert scalar.item() == pytest.approx(vector.item(), rel=1e-14)
     assert scalar.item() != 2.0
     assert empty.shape == (0, 3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_parameters_updated_as_one_vector_end_where_they_do_alone(case, monkeypatch):
+    params = parameters("float32")
+    together = descend(params, made(case, params), range(12))
+    monkeypatch.setattr(bundle, "SMALL", 0)
+    params = parameters("float32")
+    np.testing.assert_array_equal(descend(params, made(case, params), range(12)), together)
+
+
+def test_a_parameter_that_misses_some_gradients_keeps_its_own_count_of_steps():
+    def run(ready):
+        params = [*parameters(), Tensor([1.0, 2.0], dtype="float64", requires_grad=True)]
+        adam = optim.Adam(params, lr=0.1)
+        for t in range(6):
+            for i, p in enumerate(params):
+                p.grad = Tensor(np.sin(p.array + t)) if ready(t, i) else None
+            adam.step()
+        return params, adam
+
+    params, adam = run(lambda t, i: i != 1 or t % 2 == 0)
+    assert [adam.state[p]["step"] for p in params] == [6, 3, 6]
+    alone = Tensor(FIXTURE["b"], requires_grad=True)
+    single = optim.Adam([alone], lr=0.1)
+    for t in (0, 2, 4):
+        alone.grad = Tensor(np.sin(alone.array + t))
+        single.step()
+    np.testing.assert_array_equal(params[1].array, alone.array)
+    others, _ = run(lambda t, i: i != 1)
+    np.testing.assert_array_equal(params[0].array, others[0].array)
+
+
+def test_state_that_was_replaced_by_hand_is_used():
+    params = parameters()
+    adam = optim.Adam(params, lr=0.1)
+    descend(params, adam, range(3))
+    for p in params:
+        adam.state[p]["exp_avg"] = np.zeros(p.shape)
+    before = [p.array.copy() for p in params]
+    for p in params:
+        p.grad = Tensor(np.zeros(p.shape))
+    adam.step()
+    for p, value in zip(params, before, strict=True):
+        np.testing.assert_array_equal(p.array, value)
+
+
+def test_momentum_can_be_switched_on_after_the_first_steps():
+    params = parameters()
+    sgd = optim.SGD(params, lr=0.1)
+    descend(params, sgd, range(3))
+    sgd.param_groups[0]["momentum"] = 0.9
+    descend(params, sgd, range(3, 6))
+    twin = parameters()
+    plain = optim.SGD(twin, lr=0.1)
+    descend(twin, plain, range(3))
+    fresh = optim.SGD(twin, lr=0.1, momentum=0.9)
+    descend(twin, fresh, range(3, 6))
+    for p, q in zip(params, twin, strict=True):
+        np.testing.assert_array_equal(p.array, q.array)
+    assert {"step", "momentum_buffer"} == set(sgd.state_dict()["state"][0])
+
+
+def test_no_parameter_moves_when_one_gradient_has_the_wrong_shape():
+    w, b = parameters()
+    w.grad, b.grad = Tensor(np.ones((4, 3))), Tensor(np.ones(4))
+    before = w.array.copy()
+    with pytest.raises(ShapeError, match=r"was p\.grad set by hand"):
+        optim.SGD([w, b], lr=0.1).step()
+    np.testing.assert_array_equal(w.array, before)
+
+
+def test_parameters_of_different_types_stand_in_one_group():
+    params = [Tensor([1.0], dtype=kind, requires_grad=True) for kind in ("float32", "float64", "float32", "float64")]
+    for p in params:
+        p.grad = Tensor([1.0], dtype=p.dtype)
+    optim.SGD(params, lr=0.25).step()
+    assert [(p.item(), str(p.dtype)) for p in params] == [(0.75, "float32"), (0.75, "float64")] * 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

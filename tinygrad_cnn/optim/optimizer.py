@@ -10,6 +10,7 @@ from ..backend import device_of, is_float, namespace, to_host
 from ..errors import CheckpointError, GraphError, OptionError, ShapeError
 from ..graph import Traced, enable_grad
 from ..tensor import Tensor
+from .bundle import Bundle, bundles
 
 __all__ = ["Optimizer"]
 
@@ -54,6 +55,7 @@ class Optimizer:
         self.defaults: Group = {**defaults, **{k: v for k, v in self.shared.items() if k not in defaults}}
         self.param_groups: list[Group] = []
         self.state: dict[Tensor, dict[str, Any]] = {}
+        self._arrangements: dict[int, tuple[Any, list[Any]]] = {}
         if isinstance(params, (Traced, Mapping)):
             raise OptionError(
                 f"{self._name}: params must be a list of tensors or of groups, got a single "
@@ -100,35 +102,54 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._step_one(p, group)
+        ready = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        for params in ready:
+            for p in params:
+                if p.grad.array.shape != p.array.shape:
+                    raise ShapeError(
+                        f"{self._name}: the gradient of {self._called(p)} has shape {p.grad.shape}, "
+                        f"but the parameter has {p.shape}; was p.grad set by hand?"
+                    )
+        for number, (group, params) in enumerate(zip(self.param_groups, ready, strict=True)):
+            for item in self._arranged(number, params):
+                if isinstance(item, Bundle):
+                    item.gather()
+                    self._advance(item.p, item.g, item.state, group)
+                    item.scatter()
+                else:
+                    state = self.state[item]
+                    state["step"] += 1
+                    self._advance(item.array, item.grad.array, state, group)
+                    item.edited()
         return loss
 
-    def _step_one(self, p: Tensor, group: Group) -> None:
-        array = p.array
-        g = p.grad.array
-        if g.shape != array.shape:
-            raise ShapeError(
-                f"{self._name}: the gradient of {self._called(p)} has shape {tuple(g.shape)}, "
-                f"but the parameter has {p.shape}; was p.grad set by hand?"
-            )
-        state = self.state.get(p)
-        if state is None:
-            state = self.state[p] = {"step": 0, **self.start(array, group)}
-        state["step"] += 1
+    def _arranged(self, number: int, params: list[Tensor]) -> list[Any]:
+        """Return the parameters of a group that have a gradient, small ones in bundles; kept from step to step."""
+        key = tuple((id(p), p.array.dtype) for p in params)
+        before = self._arrangements.get(number)
+        if before is not None and before[0] == key:
+            items = before[1]
+            if all(item.is_intact(self.state) if isinstance(item, Bundle) else item in self.state for item in items):
+                return items
+        for p in params:
+            if p not in self.state:
+                self.state[p] = {"step": 0, **self.start(p.array, self.param_groups[number])}
+        items = bundles(params, self.state)
+        self._arrangements[number] = key, items
+        return items
+
+    def _advance(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
+        """Apply the options that all optimizers share, then the rule."""
         if group["maximize"]:
             g = -g
         decay = group["weight_decay"]
         if decay and group["decoupled_weight_decay"]:
-            array *= 1 - group["lr"] * decay
+            p *= 1 - group["lr"] * decay
         elif decay:
-            g = g + decay * array
+            g = g + decay * p
         if group["l1"]:
-            g = g + group["l1"] * namespace(array).sign(array)
-        self.update(array, g, state, group)
-        p.edited()
+            g = g + group["l1"] * namespace(p).sign(p)
+        self.update(p, g, state, group)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters, or set them to zeros if `set_to_none` is false."""
