@@ -1,0 +1,129 @@
+"""How things are timed: contestants in turn, round after round, so that a busy moment of the machine meets all."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import os
+import platform
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from time import perf_counter
+from typing import Any
+
+__all__ = ["Result", "compare", "machine", "sgemm_rate", "versions"]
+
+
+@dataclass
+class Result:
+    """One line of the report.
+
+    Attributes:
+        work: what was done.
+        ours, peer: medians of each, in `unit`; None where there is no peer.
+        ratio: how many times as fast we are (peer / ours); how many times as much, where more is better.
+        target: what the ratio should reach, or None.
+        limit: what `ours` should not exceed, or None.
+        note: anything else worth knowing.
+    """
+
+    work: str
+    ours: float
+    unit: str = "ms"
+    peer: float | None = None
+    peer_name: str = ""
+    more_is_better: bool = False
+    target: float | None = None
+    limit: float | None = None
+    note: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float | None:
+        if self.peer is None or not self.ours or not self.peer:
+            return None
+        return self.ours / self.peer if self.more_is_better else self.peer / self.ours
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is reached; None where there is none, or no peer to compare with."""
+        if self.limit is not None:
+            return self.ours <= self.limit
+        if self.target is None or self.ratio is None:
+            return None
+        return self.ratio >= self.target
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "ratio": self.ratio, "met": self.met}
+
+
+def compare(contestants: dict[str, Callable[[], Any]], seconds: float, *, warm_up: int = 3) -> dict[str, list[float]]:
+    """Return the times in seconds of every call, contestants taking turns until the time is used up.
+
+    Each turn repeats a call for about 50 ms, so that caches and clocks are those of steady work. There are at least
+    five turns, of which a slow contestant makes one call each.
+    """
+    repeats = {}
+    for name, call in contestants.items():
+        for _ in range(warm_up):
+            call()
+        started = perf_counter()
+        call()
+        repeats[name] = max(1, min(50, int(0.05 / max(1e-9, perf_counter() - started))))
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        end, turns = perf_counter() + seconds, 0
+        while perf_counter() < end or turns < 5:
+            for name, call in contestants.items():
+                for _ in range(repeats[name]):
+                    started = perf_counter()
+                    call()
+                    times[name].append(perf_counter() - started)
+            turns += 1
+            gc.collect(0)
+    finally:
+        if collecting:
+            gc.enable()
+    return times
+
+
+def medians(times: dict[str, list[float]], scale: float = 1e3) -> dict[str, float]:
+    """Return the median of each list, in milliseconds."""
+    return {name: statistics.median(values) * scale for name, values in times.items()}
+
+
+def sgemm_rate(seconds: float = 0.5) -> float:
+    """Return how many floating point operations per second NumPy's matrix product reaches here, in float32."""
+    import numpy as np
+
+    a, b = np.ones((1024, 1024), np.float32), np.ones((1024, 1024), np.float32)
+    times = compare({"sgemm": lambda: a @ b}, seconds)["sgemm"]
+    return 2 * 1024**3 / statistics.median(times)
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers depend on: processor, CPUs this process may use, system, load."""
+    from ..backend.threads import cpus
+
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as lines:
+            name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:
+        pass
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {"processor": name, "cpus": cpus(), "system": f"{platform.system()} {platform.machine()}", "load": load}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of this package and of the libraries compared."""
+    found = {"python": platform.python_version()}
+    for name in ("tinygrad-cnn", "numpy", "torch"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

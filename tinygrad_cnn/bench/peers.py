@@ -1,0 +1,126 @@
+"""The same networks twice: here and in PyTorch, with the same parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .. import nn, optim
+from ..captured import capture
+from ..models import LeNet5
+from ..tensor import Tensor
+
+__all__ = ["Pair", "lenet_pair", "resnet18", "torch_or_none"]
+
+
+def torch_or_none() -> ModuleType | None:
+    """Return PyTorch if it is installed."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
+
+
+class Pair:
+    """Our model, captured and not, and PyTorch's with the same start, each with Adam and cross-entropy."""
+
+    def __init__(
+        self, make: Callable[[], Any], make_peer: Callable[[ModuleType], Any] | None, lr: float = 1e-3
+    ) -> None:
+        self.torch = torch_or_none()
+        self.loss = nn.CrossEntropyLoss()
+        self.model, self.replayed = make(), make()
+        for p, q in zip(self.model.parameters(), self.replayed.parameters(), strict=True):
+            q.array = p.array.copy()
+        self.optimizer = optim.Adam(self.model.parameters(), lr=lr)
+        self.captured = capture(self.replayed, self.loss, optim.Adam(self.replayed.parameters(), lr=lr))
+        if self.torch is not None and make_peer is not None:
+            self.peer = make_peer(self.torch)
+            with self.torch.no_grad():
+                for p, q in zip(self.model.parameters(), self.peer.parameters(), strict=True):
+                    q.copy_(self.torch.from_numpy(np.ascontiguousarray(p.array)))
+            self.peer_optimizer = self.torch.optim.Adam(self.peer.parameters(), lr=lr)
+            self.peer_loss = self.torch.nn.CrossEntropyLoss()
+
+    def eager(self, x: Any, y: Any) -> Any:
+        self.optimizer.zero_grad()
+        loss = self.loss(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+    def peer_step(self, x: Any, y: Any) -> Any:
+        self.peer_optimizer.zero_grad()
+        loss = self.peer_loss(self.peer(x), y)
+        loss.backward()
+        self.peer_optimizer.step()
+        return loss
+
+    def steps(self, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> dict[str, Callable[[], Any]]:
+        """Return one step of each contestant on the same batch."""
+        ours = Tensor(x)
+        found: dict[str, Callable[[], Any]] = {
+            "captured": lambda: self.captured(ours, y),
+            "eager": lambda: self.eager(ours, y),
+        }
+        if self.torch is not None:
+            theirs, labels = self.torch.from_numpy(x), self.torch.from_numpy(y)
+            found["torch"] = lambda: self.peer_step(theirs, labels)
+        return found
+
+    def disagreement(self, batches: list[tuple[Any, Any]]) -> float:
+        """Train all on the same batches, and return the largest difference of a loss from PyTorch's, or eager's."""
+        worst = 0.0
+        for x, y in batches:
+            losses = {name: float(step().item()) for name, step in self.steps(x, y).items()}
+            reference = losses.get("torch", losses["eager"])
+            worst = max(worst, *(abs(loss - reference) for loss in losses.values()))
+        return worst
+
+
+def lenet_pair() -> Pair:
+    """Return LeNet-5 in both."""
+
+    def peer(torch: ModuleType) -> Any:
+        t = torch.nn
+        return t.Sequential(
+            t.Conv2d(1, 6, 5, padding=2), t.ReLU(), t.MaxPool2d(2), t.Conv2d(6, 16, 5), t.ReLU(), t.MaxPool2d(2),
+            t.Flatten(), t.Linear(400, 120), t.ReLU(), t.Linear(120, 84), t.ReLU(), t.Linear(84, 10),
+        )  # fmt: skip
+
+    return Pair(LeNet5, peer)
+
+
+def resnet18(lib: Any, base: Any) -> Any:
+    """Return ResNet-18 for 32 x 32 images, built from the layers of `lib`: ours or torch.nn, with its class of modules.
+
+    Source: He, Zhang, Ren & Sun, CVPR 2016, with the 3 x 3 stem without pool that is usual for CIFAR.
+    """
+
+    class Block(base):  # type: ignore[misc]
+        def __init__(self, into: int, out: int, stride: int) -> None:
+            super().__init__()
+            self.conv1 = lib.Conv2d(into, out, 3, stride=stride, padding=1, bias=False)
+            self.norm1 = lib.BatchNorm2d(out)
+            self.conv2 = lib.Conv2d(out, out, 3, padding=1, bias=False)
+            self.norm2 = lib.BatchNorm2d(out)
+            self.relu1, self.relu2 = lib.ReLU(), lib.ReLU()
+            self.same = stride == 1 and into == out
+            if not self.same:
+                self.conv3 = lib.Conv2d(into, out, 1, stride=stride, bias=False)
+                self.norm3 = lib.BatchNorm2d(out)
+
+        def forward(self, x: Any) -> Any:
+            y = self.norm2(self.conv2(self.relu1(self.norm1(self.conv1(x)))))
+            return self.relu2(y + (x if self.same else self.norm3(self.conv3(x))))
+
+    stages = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2)]
+    return lib.Sequential(
+        lib.Conv2d(3, 64, 3, padding=1, bias=False), lib.BatchNorm2d(64), lib.ReLU(),
+        *[Block(*stage) for stage in stages], Block(512, 512, 1),
+        lib.AdaptiveAvgPool2d(1), lib.Flatten(), lib.Linear(512, 10),
+    )  # fmt: skip

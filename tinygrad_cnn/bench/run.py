@@ -1,0 +1,96 @@
+"""The command line of the benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .measure import Result, machine, versions
+from .work import WORK, Settings
+
+__all__ = ["main", "run"]
+
+
+def run(names: Iterable[str], settings: Settings, show: Any = None) -> list[Result]:
+    """Measure the named groups of WORK, calling `show(result)` as each line is ready."""
+    results = []
+    for name in names:
+        for result in WORK[name](settings):
+            results.append(result)
+            if show is not None:
+                show(result)
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmarks named on the command line, print a table, write JSON. A missed target is no error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tinygrad_cnn.bench",
+        description="Measure tinygrad_cnn beside PyTorch, if that is installed: pip install 'tinygrad-cnn[bench]'.",
+        epilog="Groups: " + "; ".join(f"{name}: {(work.__doc__ or '').strip()}" for name, work in WORK.items()),
+    )
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help="what to measure; everything if none is named")
+    parser.add_argument("--quick", action="store_true", help="smaller and shorter: to see that it works")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long to measure each line (default 5)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers to FILE too")
+    given = parser.parse_args(arguments)
+    unknown = [name for name in given.groups if name not in WORK]
+    if unknown:
+        parser.error(f"there is no group {unknown[0]!r}; there are {', '.join(WORK)}")
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console()
+    about, used = machine(), versions()
+    console.print(
+        f"{about['processor']}, {about['cpus']} CPUs, {about['system']}, load {about['load']}", highlight=False
+    )
+    console.print(", ".join(f"{name} {version}" for name, version in used.items()), highlight=False)
+    if "torch" not in used:
+        console.print("PyTorch is not installed, so there is nothing to compare with.", style="yellow")
+
+    def show(result: Result) -> None:
+        console.print(_line(result, escape), highlight=False, soft_wrap=True)
+
+    header = f"{'':52} {'ours':>9} {'peer':>9} {'':8} {'ratio':>6}  target"
+    console.print(header, style="bold", highlight=False, soft_wrap=True)
+    results = run(given.groups or WORK, Settings(given.seconds, given.quick), show)
+    if given.json is not None:
+        report = {"machine": about, "versions": used, "results": [result.as_dict() for result in results]}
+        _write(given.json, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        console.print(f"written to {given.json}")
+    return 0
+
+
+def _line(result: Result, escape: Any) -> str:
+    number = "{:9,.0f}".format if result.ours >= 1000 else "{:9.3g}".format
+    peer = " " * 9 if result.peer is None else number(result.peer)
+    ratio = " " * 6 if result.ratio is None else f"{result.ratio:5.2f}x"
+    target = ""
+    if result.limit is not None:
+        target = f"<= {result.limit:g} {result.unit}".rstrip()
+    elif result.target is not None:
+        target = f">= {result.target:g}x"
+    colour = {True: "green", False: "red", None: "default"}[result.met]
+    numbers = f"{number(result.ours)} {peer} {result.unit:8} [{colour}]{ratio}  {target}[/]"
+    return f"{escape(result.work):52} {numbers} {escape(result.note)}".rstrip()
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,375 @@
+"""What is measured: one function per line, or group of lines, of the report."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from .. import nn, no_grad, optim
+from ..backend import numpy_kernels as kernels
+from ..captured import capture
+from ..data import DataLoader, mnist
+from ..models import LeNet5
+from ..tensor import Tensor
+from .measure import Result, compare, medians, sgemm_rate
+from .peers import Pair, lenet_pair, resnet18, torch_or_none
+
+__all__ = ["WORK", "Settings"]
+
+LENET_FLOPS = 2.26e6  # of a training step, per image: without the input gradient of the first layer
+AGREEMENT = 1e-4  # between losses, over 20 steps
+
+
+class Settings:
+    """How long to measure, and how much."""
+
+    def __init__(self, seconds: float = 5.0, quick: bool = False) -> None:
+        self.seconds = min(seconds, 1.0) if quick else seconds
+        self.quick = quick
+
+
+def _images(n: int, seed: int = 0) -> tuple[Any, Any]:
+    """Return n digits and their labels, the first of MNIST in a random order."""
+    train, _ = mnist()
+    x, y = train.take(np.random.default_rng(seed).permutation(4096)[:n])
+    return np.ascontiguousarray(x), np.ascontiguousarray(y)
+
+
+def equal_work(settings: Settings) -> Iterator[Result]:
+    """Losses of LeNet-5 over 20 steps: what is timed below computes the same."""
+    pair = lenet_pair()
+    worst = pair.disagreement([_images(64, seed) for seed in range(20)])
+    reference = "torch" if pair.torch else "eager"
+    yield Result(
+        "LeNet-5, 20 steps: largest difference of a loss", worst, unit="", limit=AGREEMENT, note=f"to {reference}"
+    )
+
+
+def lenet_steps(settings: Settings) -> Iterator[Result]:
+    """A training step of LeNet-5: forward, cross-entropy, backward, Adam."""
+    targets = {64: 3.0, 256: 2.0}
+    rate = sgemm_rate()
+    for batch in (64, 256) if settings.quick else (32, 64, 128, 256, 1024):
+        pair = lenet_pair()
+        times = medians(compare(pair.steps(*_images(batch)), settings.seconds))
+        share = LENET_FLOPS * batch / (times["captured"] / 1e3) / rate
+        detail = {"times": times, "sgemm_gflops": rate / 1e9, "share_of_sgemm": share}
+        yield Result(
+            f"LeNet-5 step, batch {batch}, captured", times["captured"], peer=times.get("torch"), peer_name="torch",
+            target=targets.get(batch), note=f"{share:.0%} of SGEMM ({rate / 1e9:.0f} GFLOP/s)", detail=detail,
+        )  # fmt: skip
+        yield Result(
+            f"LeNet-5 step, batch {batch}, eager",
+            times["eager"],
+            peer=times.get("torch"),
+            peer_name="torch",
+            target=1.0,
+        )
+
+
+_MEMORY = """
+import sys
+import numpy as np
+from tinygrad_cnn.bench.peers import lenet_pair
+
+def status(name):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+kind, batch = sys.argv[1], int(sys.argv[2])
+pair = lenet_pair()
+x, y = np.zeros((batch, 1, 28, 28), np.float32), np.zeros(batch, np.int64)
+for _ in range(2):
+    pair.steps(x[:1], y[:1])[kind]()
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # resets the high-water mark
+before = status("VmRSS")
+step = pair.steps(x, y)[kind]
+for _ in range(5):
+    step()
+print(status("VmHWM") - before)
+"""
+
+
+def peak_memory(settings: Settings) -> Iterator[Result]:
+    """What five steps of LeNet-5 at batch 256 add to the peak of a process that has done two at batch 1 (Linux)."""
+    if sys.platform != "linux":
+        return
+    kinds = ["captured", "eager", *(["torch"] if torch_or_none() else [])]
+    used = {kind: float(_child(_MEMORY, kind, "256")) / 1024 for kind in kinds}
+    for kind in kinds[:2]:
+        yield Result(
+            f"peak memory of a LeNet-5 step, batch 256, {kind}",
+            used[kind],
+            unit="MiB",
+            peer=used.get("torch"),
+            peer_name="torch",
+            target=1.0,
+        )
+
+
+def mnist_epoch(settings: Settings) -> Iterator[Result]:
+    """An epoch of MNIST at batch 128 with shuffling loader and Adam; quick: a tenth of it."""
+    train, _ = mnist()
+    count = 6400 if settings.quick else 60_000
+    images, labels = train.take(np.arange(count))
+    model = LeNet5()
+    step = capture(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()))
+    subset = train if count == len(train) else _first(train, count)
+    loader = DataLoader(subset, batch_size=128, shuffle=True)
+
+    def ours() -> None:
+        for x, y in loader:
+            step(x, y)
+
+    def loading() -> None:
+        for _ in loader:
+            pass
+
+    contestants: dict[str, Callable[[], Any]] = {"ours": ours, "loading": loading}
+    torch = torch_or_none()
+    if torch is not None:
+        pair = lenet_pair()
+        data = torch.utils.data.TensorDataset(torch.from_numpy(images), torch.from_numpy(np.asarray(labels, np.int64)))
+        theirs = torch.utils.data.DataLoader(data, batch_size=128, shuffle=True)
+
+        def peer() -> None:
+            for x, y in theirs:
+                pair.peer_step(x, y)
+
+        contestants["torch"] = peer
+    times = medians(_turns(contestants, 2 if settings.quick else 3), 1.0)
+    yield Result(
+        f"epoch of MNIST, {count} images, batch 128", times["ours"], unit="s", peer=times.get("torch"),
+        peer_name="torch + DataLoader", target=2.5, note=f"loading is {times['loading'] / times['ours']:.1%}",
+        detail={"loading_share": times["loading"] / times["ours"]},
+    )  # fmt: skip
+
+
+def _first(dataset: Any, count: int) -> Any:
+    from ..data import Subset
+
+    return Subset(dataset, np.arange(count))
+
+
+def inference(settings: Settings) -> Iterator[Result]:
+    """Images per second of LeNet-5 without recording."""
+    pair = lenet_pair()
+    for batch in (1, 256):
+        x, _ = _images(batch)
+        ours = Tensor(x)
+
+        def run(ours: Any = ours) -> None:
+            with no_grad():
+                pair.model(ours)
+
+        contestants: dict[str, Callable[[], Any]] = {"ours": run}
+        if pair.torch is not None:
+            theirs = pair.torch.from_numpy(x)
+
+            def peer(theirs: Any = theirs) -> None:
+                with pair.torch.inference_mode():  # type: ignore[union-attr]
+                    pair.peer(theirs)
+
+            contestants["torch"] = peer
+        times = medians(compare(contestants, settings.seconds / 2))
+        speed = {name: batch / time * 1e3 for name, time in times.items()}
+        yield Result(
+            f"LeNet-5 inference, batch {batch}",
+            speed["ours"],
+            unit="images/s",
+            peer=speed.get("torch"),
+            peer_name="torch",
+            more_is_better=True,
+        )
+
+
+def resnet_step(settings: Settings) -> Iterator[Result]:
+    """A training step of ResNet-18 on 32 x 32 images."""
+    batch = 4 if settings.quick else 32
+    pair = Pair(lambda: resnet18(nn, nn.Module), lambda torch: resnet18(torch.nn, torch.nn.Module))
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(batch, 3, 32, 32)).astype(np.float32), rng.integers(0, 10, batch)
+    steps = pair.steps(x, y)
+    steps.pop("captured")
+    times = medians(_turns(steps, 3))
+    yield Result(
+        f"ResNet-18 step, 32 x 32, batch {batch}, eager", times["eager"], peer=times.get("torch"), peer_name="torch",
+        target=1.0,
+    )  # fmt: skip
+
+
+_LAYERS = (
+    ("ResNet 64 x 64, 3x3, 32 x 32", 64, 64, 32, 3, 1),
+    ("ResNet 128 x 128, 3x3, 16 x 16", 128, 128, 16, 3, 1),
+    ("ResNet 256 x 256, 3x3, 8 x 8", 256, 256, 8, 3, 1),
+    ("ResNet 64 x 128, 3x3, stride 2", 64, 128, 32, 3, 2),
+    ("VGG 3 x 64, 3x3, 64 x 64", 3, 64, 64, 3, 1),
+    ("ResNet 256 x 64, 1x1, 16 x 16", 256, 64, 16, 1, 1),
+)
+
+
+def conv_layers(settings: Settings) -> Iterator[Result]:
+    """Single convolutions of ResNet and VGG, forward and both gradients, batch 32."""
+    torch = torch_or_none()
+    batch = 8 if settings.quick else 32
+    for name, into, out, size, k, stride in _LAYERS[:2] if settings.quick else _LAYERS:
+        rng = np.random.default_rng(0)
+        pad = k // 2
+        x = rng.normal(size=(batch, into, size, size)).astype(np.float32)
+        weight = rng.normal(size=(out, into, k, k)).astype(np.float32)
+        options: dict[str, Any] = {
+            "stride": (stride,) * 2,
+            "padding": ((pad,) * 2,) * 2,
+            "dilation": (1, 1),
+            "groups": 1,
+        }
+        inside = kernels.conv2d(x, weight, **options)  # in the memory layout that results have inside a network
+        x = kernels.conv2d(x, np.eye(into, dtype=np.float32)[:, :, None, None], stride=(1, 1), padding=((0, 0), (0, 0)),
+                           dilation=(1, 1), groups=1)  # fmt: skip
+        g = inside.copy(order="K")
+        ours = _our_convolution(x, weight, g, options)
+        theirs = _torch_convolution(torch, x, weight, g, stride, pad) if torch is not None else {}
+        for part, call in ours.items():
+            contestants = {"ours": call, **({"torch": theirs[part]} if theirs else {})}
+            times = medians(compare(contestants, settings.seconds / 5))
+            yield Result(f"{name}: {part}", times["ours"], peer=times.get("torch"), peer_name="torch", target=1.0)
+
+
+def _our_convolution(x: Any, weight: Any, g: Any, options: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    size, kernel = x.shape[2:], weight.shape[2:]
+    return {
+        "forward": lambda: kernels.conv2d(x, weight, **options),
+        "input gradient": lambda: kernels.conv2d_input_gradient(g, weight, size=size, **options),
+        "weight gradient": lambda: kernels.conv2d_weight_gradient(x, g, kernel=kernel, **options),
+    }
+
+
+def _torch_convolution(torch: Any, x: Any, weight: Any, g: Any, stride: int, pad: int) -> dict[str, Callable[[], Any]]:
+    tx, tw, tg = (torch.from_numpy(np.ascontiguousarray(a)) for a in (x, weight, g))
+
+    def gradient(mask: list[bool]) -> Any:
+        return torch.ops.aten.convolution_backward(
+            tg, tx, tw, None, [stride] * 2, [pad] * 2, [1, 1], False, [0, 0], 1, mask
+        )
+
+    def forward() -> Any:
+        with torch.inference_mode():
+            return torch.nn.functional.conv2d(tx, tw, stride=stride, padding=pad)
+
+    return {
+        "forward": forward,
+        "input gradient": lambda: gradient([True, False, False]),
+        "weight gradient": lambda: gradient([False, True, False]),
+    }
+
+
+def engine(settings: Settings) -> Iterator[Result]:
+    """What the engine itself costs: a chain of multiplications of one element, per op."""
+    count = 1000
+
+    def chain() -> Any:
+        y, one = Tensor(1.0, requires_grad=True), Tensor(1.0)
+        for _ in range(count):
+            y = y * one
+        return y
+
+    forward: list[float] = []
+    backward: list[float] = []
+    end = perf_counter() + settings.seconds / 2
+    while perf_counter() < end or len(forward) < 5:
+        started = perf_counter()
+        y = chain()
+        middle = perf_counter()
+        y.backward()
+        forward.append((middle - started) / count)
+        backward.append((perf_counter() - middle) / count)
+    times = medians({"forward": forward, "backward": backward}, 1e6)
+    peer: dict[str, float] = {}
+    torch = torch_or_none()
+    if torch is not None:
+        started = perf_counter()
+        y, one = torch.ones((), requires_grad=True), torch.ones(())
+        for _ in range(count):
+            y = y * one
+        middle = perf_counter()
+        y.backward()
+        peer = {"forward": (middle - started) / count * 1e6, "backward": (perf_counter() - middle) / count * 1e6}
+    yield Result("one-element op, recorded", times["forward"], unit="µs", limit=2.0, peer=peer.get("forward"),
+                 peer_name="torch")  # fmt: skip
+    yield Result("one-element op, backward", times["backward"], unit="µs", limit=1.5, peer=peer.get("backward"),
+                 peer_name="torch")  # fmt: skip
+
+
+def deep_graphs(settings: Settings) -> Iterator[Result]:
+    """A chain of 20 000 ops and 60 stacked diamonds: linear time, no recursion."""
+
+    def chain(count: int) -> None:
+        y = Tensor(1.0, requires_grad=True)
+        for _ in range(count):
+            y = y + 1.0
+        y.backward()
+
+    def diamonds(count: int) -> None:
+        y = Tensor(1.0, requires_grad=True)
+        for _ in range(count):
+            y = y * 0.5 + y * 0.5
+        y.backward()
+
+    times = medians(
+        compare(
+            {
+                "5k": lambda: chain(5_000), "20k": lambda: chain(20_000),
+                "15": lambda: diamonds(15), "60": lambda: diamonds(60),
+            },
+            settings.seconds / 2, warm_up=1,
+        )
+    )  # fmt: skip
+    yield Result(
+        "chain of 20 000 ops, forward and backward", times["20k"], note=f"{times['20k'] / times['5k']:.1f} x 5 000"
+    )
+    yield Result("60 stacked diamonds, forward and backward", times["60"], note=f"{times['60'] / times['15']:.1f} x 15")
+
+
+def import_time(settings: Settings) -> Iterator[Result]:
+    """`import tinygrad_cnn` over `import numpy`, in fresh processes."""
+    code = "import time, numpy; t = time.perf_counter(); import tinygrad_cnn; print(time.perf_counter() - t)"
+    times = [float(_child(code)) for _ in range(5 if settings.quick else 11)]
+    yield Result("import tinygrad_cnn after numpy", sorted(times)[len(times) // 2] * 1e3, limit=60.0)
+
+
+def _child(code: str, *arguments: str) -> str:
+    """Run Python code in a process of its own and return the last line it printed."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip().splitlines()[-1]
+
+
+def _turns(contestants: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
+    """Return the times of long calls, contestants taking turns, after one call each that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(turns + 1):
+        for name, call in contestants.items():
+            started = perf_counter()
+            call()
+            if turn:
+                times[name].append(perf_counter() - started)
+    return times
+
+
+WORK: dict[str, Callable[[Settings], Iterator[Result]]] = {
+    "agree": equal_work,
+    "lenet": lenet_steps,
+    "memory": peak_memory,
+    "epoch": mnist_epoch,
+    "inference": inference,
+    "resnet": resnet_step,
+    "conv": conv_layers,
+    "engine": engine,
+    "deep": deep_graphs,
+    "import": import_time,
+}
