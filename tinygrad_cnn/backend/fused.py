@@ -6,11 +6,13 @@ calls that are bound to their arguments, so that the time goes into arithmetic. 
 - The batch is the innermost axis in memory (see `numpy_kernels`), and a thread works through its own slice of it, small
   enough to stay in its cache, from the first layer to the last and back.
 - *Patches.* A convolution is computed for a patch of neighbouring outputs at once, as the rows of one higher matrix
-  product, whose weight holds a shifted copy of the kernel per output of the patch. For LeNet-5 the matrices get up to
-  16 times as high, which BLAS likes, and the columns 2.8 to 6 times fewer, for 1.4 to 2.6 times the arithmetic.
+  product, whose weight holds a shifted copy of the kernel per output of the patch. For LeNet-5 the matrices get 4 times
+  as high, which BLAS likes, and the columns 2.8 times fewer, for 1.4 times the arithmetic.
 - *Phases.* Outputs that a pool compares lie in different row blocks of that product, so pooling takes maxima of whole
-  contiguous blocks. What remains of the patch is the "phase" of an output: the next layer reads its input phase by
-  phase, as a strided view, and no element is ever moved only to change its place.
+  contiguous blocks. And the positions of the patches are sorted by their place (the phase) in the patches of the next
+  layer, which then reads each phase as one strided view: no element is ever moved only to change its place.
+- *Pieces.* OpenBLAS multiplies small matrices without packing them first, up to twice as fast. So a wide product is cut
+  into pieces of at most a million multiplications, as one batched call.
 
 Bias and ReLU come after the pool, on a quarter of the elements: max(x + b) = max(x) + b, and ReLU is monotonic.
 """
@@ -37,6 +39,23 @@ Call = Callable[[], Any]
 Pair = tuple[int, int]
 
 TILE = 64  # samples a thread works on at a time
+_UNPACKED = 1_000_000  # multiplications up to which OpenBLAS does not pack
+_NARROWEST = 64  # columns of a piece below which its overhead is more than it gains
+_SMALL_MATRIX = 2048  # elements of a patch's matrix up to which gradients gain from pieces too
+
+
+def _pieces(width: int, matrix: int) -> int:
+    """Return into how many pieces to cut the columns of a product with a matrix of so many elements."""
+    for count in range(1, width // _NARROWEST + 1):
+        if width % count == 0 and matrix * (width // count) <= _UNPACKED:
+            return count
+    return 1
+
+
+def _cut(x: Array, pieces: int) -> Array:
+    """Return (S, rows, columns) as the view (S, pieces, rows, columns / pieces)."""
+    s, rows, columns = x.shape
+    return x.reshape(s, rows, pieces, columns // pieces).transpose(0, 2, 1, 3)
 
 
 @dataclass(frozen=True)
@@ -88,21 +107,35 @@ class Linear:
 class _Patch:
     """How one convolution is cut into patches, and where its weight stands in the matrix of a patch.
 
-    Rows of that matrix are ordered (pool row, pool column, phase row, phase column, out channel), its columns
+    Rows of that matrix are ordered (pool row, pool column, block row, block column, out channel), its columns
     (⌊row / f⌋, ⌊column / f⌋, row mod f, column mod f, in channel) of the window, f the input's phases; then the bias.
+
+    Attributes:
+        phases: of the input.
+        block: pooled outputs per patch.
+        split: the positions of patches are sorted by (row mod split, column mod split). Block or split is (1, 1).
+        result_phases: their product, the phases of the result.
     """
 
-    def __init__(self, layer: Convolution, phases: Pair, block: Pair) -> None:
+    def __init__(self, layer: Convolution, phases: Pair, block: Pair, split: Pair) -> None:
         self.layer = layer
-        self.phases = phases  # of the input
-        self.block = block  # pooled outputs per patch: the phases of the result
+        self.phases = phases
+        self.block = block
+        self.split = split
+        self.result_phases = block[0] * split[0], block[1] * split[1]
         self.patch = block[0] * layer.pool[0], block[1] * layer.pool[1]
         self.step = self.patch[0] * layer.stride[0], self.patch[1] * layer.stride[1]
         self.window = _windows(layer, self.patch)
-        self.positions = layer.pooled[0] // block[0], layer.pooled[1] // block[1]
+        self.positions = layer.pooled[0] // self.result_phases[0], layer.pooled[1] // self.result_phases[1]
         self.rows = self.patch[0] * self.patch[1] * layer.channels[1]
         self.inputs = self.window[0] * self.window[1] * layer.channels[0]
         self.columns = self.inputs + (layer.bias is not None)
+
+    def reads(self, phases: Pair) -> bool:
+        """Return whether the input may come in these phases: each window then starts with the first."""
+        if any(map(any, self.layer.padding)):
+            return phases == (1, 1)
+        return all(self.step[a] % phases[a] == 0 and self.window[a] % phases[a] == 0 for a in (0, 1))
 
     def places(self) -> Array:
         """Return for every element of the patch's matrix which weight (then bias) stands there; −1 for a zero."""
@@ -127,10 +160,12 @@ class _Patch:
 
     @property
     def cost(self) -> float:
-        """An estimate of the time: arithmetic, dearer for low matrices, and the copying of columns."""
-        positions = self.positions[0] * self.positions[1]
+        """An estimate of the time: arithmetic, dearer for low matrices and for large, and the copying of columns."""
+        patches = math.prod(self.positions) * math.prod(self.split)
         arithmetic = self.rows * self.inputs * (1 + 16 / self.rows) * (1 + 16 / self.inputs)
-        return positions * (arithmetic + 30 * self.inputs)
+        if self.rows * self.inputs <= _SMALL_MATRIX:
+            arithmetic *= 0.6
+        return patches * (arithmetic + 30 * self.inputs)
 
 
 def _windows(layer: Convolution, patch: Pair) -> Pair:
@@ -144,28 +179,17 @@ def _divisors(n: int, limit: int = 8) -> list[int]:
 
 
 def _patches(layers: Sequence[Convolution]) -> list[_Patch]:
-    """Choose the patches of successive convolutions, from the last to the first.
-
-    What the next layer reads as phases must divide its step and its window; a padded or an unfolded one reads none.
-    """
+    """Choose the patches of successive convolutions, from the last to the first: the last result has no phases."""
     found: list[_Patch] = []
-    allowed: Callable[[Pair], bool] = lambda block: block == (1, 1)  # noqa: E731 - the last result is plain
-    for number in reversed(range(len(layers))):
-        layer = layers[number]
-        blocks = [(a, b) for a in _divisors(layer.pooled[0]) for b in _divisors(layer.pooled[1])]
-        best = min((_Patch(layer, (1, 1), block) for block in blocks if allowed(block)), key=lambda p: p.cost)
-        found.insert(0, best)
-        padded = any(map(any, layer.padding))
-
-        def allowed(block: Pair, best: _Patch = best, padded: bool = padded) -> bool:
-            if padded:
-                return block == (1, 1)
-            return all(best.step[a] % block[a] == 0 and best.window[a] % block[a] == 0 for a in (0, 1))
-
-    phases: Pair = (1, 1)
-    for patch in found:
-        patch.phases = phases
-        phases = patch.block
+    for layer in reversed(layers):
+        sizes = [(a, b) for a in _divisors(layer.pooled[0]) for b in _divisors(layer.pooled[1])]
+        choices = [_Patch(layer, (1, 1), size, (1, 1)) for size in sizes]
+        choices += [_Patch(layer, (1, 1), (1, 1), size) for size in sizes]
+        following = found[0] if found else None
+        fitting = [c for c in choices if (following.reads(c.result_phases) if following else c.result_phases == (1, 1))]
+        found.insert(0, min(fitting, key=lambda c: (c.cost, -math.prod(c.result_phases))))
+    for patch, following in pairwise(found):
+        following.phases = patch.result_phases
     return found
 
 
@@ -360,9 +384,10 @@ class _Tile:
         if stages:
             self.input = stages[0].interior
             for stage, following in zip(stages, [*stages[1:], None], strict=False):
-                channels, (ph, pw), (fh, fw) = stage.layer.channels[1], stage.patch.positions, stage.patch.block
                 if following is None:
-                    result = aligned((fh, fw, channels, ph, pw, n), self.dtype)
+                    patch = stage.patch
+                    shape = (*patch.result_phases, patch.layer.channels[1], *patch.positions, n)
+                    result = aligned(shape, self.dtype)
                     incoming = aligned(result.shape, self.dtype)
                 else:
                     result, incoming = following.interior, following.g_interior
@@ -448,39 +473,39 @@ class _ConvolutionCalls:
         self.interior = self.buffer[inside]  # where the layer before writes
         self.g_buffer = aligned((0,) if first else shape, dtype)
         self.g_interior = self.g_buffer if first else self.g_buffer[inside]
-        count = patch.positions[0] * patch.positions[1] * n
-        self.columns = aligned((patch.columns, count), dtype)
+        sorts, count = math.prod(patch.split), math.prod(patch.positions) * n
+        self.columns = aligned((sorts, patch.columns, count), dtype)
         if layer.bias is not None:
-            self.columns[-1] = 1
-        self.y = aligned((patch.rows, count), dtype)
+            self.columns[:, -1] = 1
+        self.y = aligned((sorts, patch.rows, count), dtype)
+        # The same with the pool's rows and columns first, and then in the shape of the result.
+        (mh, mw), (ph, pw), (bh, bw) = patch.split, layer.pool, patch.block
+        apart = self.y.reshape(mh, mw, ph, pw, bh, bw, layer.channels[1], *patch.positions, n)
+        self.y_apart = apart.transpose(2, 3, 0, 4, 1, 5, 6, 7, 8, 9).reshape(
+            ph, pw, mh * bh, mw * bw, layer.channels[1], *patch.positions, n
+        )
 
-    def _seen(self, buffer: Array) -> list[Array]:
-        """Return what each (⌊row / f⌋, ⌊column / f⌋) of the window sees: (fh, fw, C, rows, columns, N) views."""
+    def _seen(self) -> Array:
+        """Return what all patches see, as a view (split, split, row / f, column / f, f, f, C, rows, columns, N)."""
         patch = self.patch
-        (fh, fw), (ph, pw) = patch.phases, patch.positions
-        dh, dw = patch.step[0] // fh, patch.step[1] // fw
-        return [
-            buffer[:, :, :, a : a + dh * (ph - 1) + 1 : dh, b : b + dw * (pw - 1) + 1 : dw]
-            for a in range(patch.window[0] // fh)
-            for b in range(patch.window[1] // fw)
-        ]
+        (mh, mw), (fh, fw), (ph, pw) = patch.split, patch.phases, patch.positions
+        s_fh, s_fw, s_c, s_h, s_w, s_n = self.buffer.strides
+        down, across = patch.step[0] // fh * s_h, patch.step[1] // fw * s_w
+        shape = (mh, mw, patch.window[0] // fh, patch.window[1] // fw, fh, fw, self.layer.channels[0], ph, pw, self.n)
+        steps = (down, across, s_h, s_w, s_fh, s_fw, s_c, mh * down, mw * across, s_n)
+        return as_strided(self.buffer, shape, steps, writeable=False)
 
     def forward(self, result: Array) -> list[Call]:
         patch, layer = self.patch, self.layer
-        (fh, fw), (ph, pw) = patch.phases, patch.positions
-        s_fh, s_fw, s_c, s_h, s_w, s_n = self.buffer.strides
-        shape = (patch.window[0] // fh, patch.window[1] // fw, fh, fw, layer.channels[0], ph, pw, self.n)
-        steps = (s_h, s_w, s_fh, s_fw, s_c, patch.step[0] // fh * s_h, patch.step[1] // fw * s_w, s_n)
-        seen = as_strided(self.buffer, shape, steps, writeable=False)
-        calls: list[Call] = [
-            partial(np.copyto, self.columns[: patch.inputs].reshape(shape), seen),
-            partial(np.dot, self.matrix, self.columns, self.y),
-        ]
+        seen = self._seen()
+        calls: list[Call] = [partial(np.copyto, self.columns[:, : patch.inputs].reshape(seen.shape), seen)]
+        pieces = _pieces(self.y.shape[2], patch.rows * patch.columns)
+        calls.append(partial(np.matmul, self.matrix, _cut(self.columns, pieces), out=_cut(self.y, pieces)))
         zero = self.tile.dtype.type(0)
         # Pairs that a 2 x 2 pool compares, along columns, then along rows: (…, 2, *result) each.
         self.pairs: list[Array] = []
         rows, columns = layer.pool
-        tall = self.y.reshape(rows, columns, *result.shape)
+        tall = self.y_apart
         if columns == 2:
             self.pairs.append(tall)
             tall = result[None] if rows == 1 else aligned((rows, *result.shape), self.tile.dtype)
@@ -490,10 +515,7 @@ class _ConvolutionCalls:
         if rows == 2:
             self.pairs.append(tall[None])
             calls.append(partial(np.maximum, tall[0], tall[1], out=result))
-        if self.pairs:
-            source = result
-        else:
-            source = self.y.reshape(result.shape)
+        source = result if self.pairs else self.y_apart[0, 0]
         if layer.relu:
             calls.append(partial(np.maximum, source, zero, out=result))
         elif source is not result:
@@ -502,10 +524,11 @@ class _ConvolutionCalls:
 
     def backward(self, result: Array, incoming: Array) -> list[Call]:
         """Return the calls from the gradient of the result to those of the matrix and of the input."""
-        layer, patch, tile = self.layer, self.patch, self.tile
+        layer, tile = self.layer, self.tile
         zero = tile.dtype.type(0)
         calls: list[Call] = []
-        g = aligned(result.shape, tile.dtype) if self.pairs else self.y.reshape(result.shape)
+        # The gradient in front of the pool takes the place of the convolution's result, which is not needed again.
+        g = aligned(result.shape, tile.dtype) if self.pairs else self.y_apart[0, 0]
         if layer.relu:
             mask = aligned(result.shape, bool)
             calls += [partial(np.greater, result, zero, mask), partial(np.multiply, incoming, mask, g)]
@@ -516,22 +539,49 @@ class _ConvolutionCalls:
         for pairs in reversed(self.pairs):
             calls += _route(flow, pairs, tile.int_type, tile.sign_shift)
             flow = pairs[0].view(tile.int_type)
-        columns, gy = self.columns, self.y
+        calls += self._matrix_gradient()
+        return calls if self.first else calls + self._input_gradient()
+
+    def _matrix_gradient(self) -> list[Call]:
+        patch, dtype = self.patch, self.tile.dtype
+        size = patch.rows * patch.columns
+        pieces = _pieces(self.y.shape[2], size) if size <= _SMALL_MATRIX else 1
+        y, columns = _cut(self.y, pieces), _cut(self.columns, pieces)
+        count = y.shape[0] * pieces
+        # BLAS is faster with the higher matrix first.
         if patch.rows >= patch.columns:
-            calls.append(partial(np.dot, gy, columns.T, self.gradient))
+            parts = aligned((*y.shape[:2], patch.rows, patch.columns), dtype)
+            calls = [partial(np.matmul, y, columns.transpose(0, 1, 3, 2), out=parts)]
+            turned = parts.reshape(count, patch.rows, patch.columns)
         else:
-            turned = aligned(self.gradient.T.shape, tile.dtype)
-            calls += [partial(np.dot, columns, gy.T, turned), partial(np.copyto, self.gradient, turned.T)]
-        if self.first:
-            return calls
-        (fh, fw), (ph, pw) = patch.phases, patch.positions
-        spread = aligned((patch.inputs, gy.shape[1]), tile.dtype)
-        calls.append(partial(np.dot, self.matrix[:, : patch.inputs].T, gy, spread))
-        calls.append(partial(self.g_buffer.fill, 0))
-        parts = spread.reshape(-1, fh, fw, layer.channels[0], ph, pw, self.n)
-        calls += [
-            partial(np.add, target, part, target) for target, part in zip(self._seen(self.g_buffer), parts, strict=True)
+            parts = aligned((*y.shape[:2], patch.columns, patch.rows), dtype)
+            calls = [partial(np.matmul, columns, y.transpose(0, 1, 3, 2), out=parts)]
+            turned = parts.reshape(count, patch.columns, patch.rows).transpose(0, 2, 1)
+        if count == 1:
+            return [*calls, partial(np.copyto, self.gradient, turned[0])]
+        return [*calls, partial(np.add.reduce, turned, axis=0, out=self.gradient)]
+
+    def _input_gradient(self) -> list[Call]:
+        """Multiply by the transposed matrix, and add what belongs to each place of the windows, one after the other."""
+        patch = self.patch
+        (mh, mw), (fh, fw), (ph, pw) = patch.split, patch.phases, patch.positions
+        spread = aligned((self.y.shape[0], patch.inputs, self.y.shape[2]), self.tile.dtype)
+        pieces = _pieces(spread.shape[2], patch.rows * patch.inputs)
+        calls: list[Call] = [
+            partial(np.matmul, self.matrix[:, : patch.inputs].T, _cut(self.y, pieces), out=_cut(spread, pieces)),
+            partial(self.g_buffer.fill, 0),
         ]
+        down, across = patch.step[0] // fh, patch.step[1] // fw
+        wh, ww, c = patch.window[0] // fh, patch.window[1] // fw, self.layer.channels[0]
+        parts = spread.reshape(mh, mw, wh, ww, fh, fw, c, ph, pw, self.n).transpose(2, 3, 4, 5, 6, 7, 0, 8, 1, 9)
+        for a in range(wh):
+            for b in range(ww):
+                rows = slice(a, a + down * (mh * ph - 1) + 1, down)
+                columns = slice(b, b + across * (mw * pw - 1) + 1, across)
+                target = self.g_buffer[:, :, :, rows, columns].reshape(fh, fw, c, ph, mh, pw, mw, self.n)
+                if not np.may_share_memory(target, self.g_buffer):
+                    raise AssertionError("splitting an axis in two copied it")
+                calls.append(partial(np.add, target, parts[a, b], target))
         return calls
 
 
