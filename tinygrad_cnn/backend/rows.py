@@ -33,6 +33,9 @@ _WORKSPACE = 1 << 18  # elements of a workspace: 1 MiB of float32, half of a usu
 _SMALL = 1  # multiplications below which threads are not worth waking
 _FEW_ROWS = 48  # KH · C below which columns beat views
 
+_UNPACKED = 1_000_000  # multiplications up to which OpenBLAS does not pack its operands, which is up to twice as fast
+_NARROWEST = 256  # columns of a product below which its overhead is more than that gains
+
 _crew = Crew()
 
 
@@ -63,27 +66,40 @@ def from_rows(y: Array) -> Array:
 class _Plan:
     """How one convolution is cut into bands of output rows and pieces of output columns."""
 
-    def __init__(self, x: Array, weight_shape: tuple[int, ...], stride: Pair, dilation: Pair, output: Pair) -> None:
+    def __init__(
+        self,
+        x: Array,
+        weight_shape: tuple[int, ...],
+        stride: Pair,
+        dilation: Pair,
+        output: Pair,
+        *,
+        views: bool = True,
+        copying: int = 12,
+    ) -> None:
         self.x = x
         self.o, self.c, self.kh, self.kw = weight_shape
         (self.sh, self.sw), (self.dh, self.dw), (self.oh, self.ow) = stride, dilation, output
         self.n = int(x.shape[3])
-        self.views = self.sw == 1 and self.kh * self.c >= _FEW_ROWS
-        self.band = 1 if self.views or self.dh > 1 else self._best_band()
+        self.views = views and self.sw == 1 and self.kh * self.c >= _FEW_ROWS
+        self.band = 1 if self.views or self.dh > 1 else self._best_band(copying)
         self.depth = (self.band - 1) * self.sh + self.kh if self.dh == 1 else self.kh  # input rows of a band
         self.inner = self.depth * self.c * (1 if self.views else self.kw)
         wide = self.inner if not self.views else self.band * self.o
         width = max(1, _WORKSPACE // max(1, wide * self.n))
+        unpacked = _UNPACKED // max(1, self.band * self.o * self.inner * self.n)
+        if unpacked * self.n >= _NARROWEST:
+            width = min(width, -(-self.ow // -(-self.ow // unpacked)))  # pieces of equal width
         self.pieces = [
             (row, start, min(start + width, self.ow))
             for row in range(0, self.oh, self.band)
             for start in range(0, self.ow, width)
         ]
 
-    def _best_band(self) -> int:
+    def _best_band(self, copying: int) -> int:
         def cost(band: int) -> float:
-            # Arithmetic, and copying at the price of some 12 further rows of it.
-            return (band * self.o + 12) * ((band - 1) * self.sh + self.kh) / band
+            # Arithmetic, and the handling of columns at the price of so many further rows of it.
+            return (band * self.o + copying) * ((band - 1) * self.sh + self.kh) / band
 
         return min((b for b in range(1, min(self.oh, 8) + 1) if self.oh % b == 0), key=cost)
 
@@ -224,11 +240,8 @@ def spread(g: Array, weight: Array, *, size: Pair, stride: Pair, dilation: Pair)
     oh, _, ow, n = g.shape
     c = weight.shape[1]
     total: Array = np.zeros((size[0], c, size[1], n), g.dtype)
-    # Columns are wanted whatever their number: views cannot be written to by a product that adds.
-    plan = _Plan(total, weight.shape, stride, dilation, (oh, ow))
-    if plan.views:
-        plan.views = False
-        plan.inner = plan.depth * plan.c * plan.kw
+    # Columns are wanted whatever their number, and adding them costs more than copying.
+    plan = _Plan(total, weight.shape, stride, dilation, (oh, ow), views=False, copying=60)
     matrix = plan.weights(weight)[0].T
     (sh, sw), dw = stride, dilation[1]
 
