@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinygrad_cnn import Tensor, nn, no_grad, optim
-from tinygrad_cnn.captured import capture
+from tinygrad_cnn.captured import compile
 from tinygrad_cnn.errors import TinygradError
 from tinygrad_cnn.graph import Observer, observing
 
@@ -43,7 +43,7 @@ def compare(make, optimizer, batches, loss=None, **tolerance):
     """Train twins, one of them replayed, and compare losses, gradients and parameters at every step."""
     loss = loss or nn.CrossEntropyLoss()
     captured, plain = twins(make)
-    step, theirs = capture(captured, loss, optimizer(captured.parameters())), optimizer(plain.parameters())
+    step, theirs = compile(captured, loss, optimizer(captured.parameters())), optimizer(plain.parameters())
     for x, labels in batches:
         value, expected = step(x, labels), eager(plain, loss, theirs, x, labels)
         np.testing.assert_allclose(value.array, expected.array, **tolerance)
@@ -158,7 +158,7 @@ def test_what_is_no_known_chain_runs_as_always_and_says_why(make, reason):
     rng = np.random.default_rng(4)
     x, labels = batch(rng, 5, (7,), 4, "float32")
     model = make()
-    step = capture(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), lr=0.1))
+    step = compile(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), lr=0.1))
     for _ in range(2):
         step(x, labels)
         assert step.replays == 0
@@ -168,7 +168,7 @@ def test_what_is_no_known_chain_runs_as_always_and_says_why(make, reason):
 
 def test_other_losses_run_as_always():
     model = nn.Linear(3, 2)
-    step = capture(model, nn.CrossEntropyLoss(label_smoothing=0.1), optim.SGD(model.parameters(), lr=0.1))
+    step = compile(model, nn.CrossEntropyLoss(label_smoothing=0.1), optim.SGD(model.parameters(), lr=0.1))
     step(Tensor([[1.0, 2.0, 3.0]]), np.array([1]))
     assert step.reason is not None
 
@@ -180,7 +180,7 @@ def small():
 def prepared(optimizer=OPTIMIZERS["Adam"]):
     """A captured step that has been replayed once, with its uncaptured twin."""
     model, twin = twins(small)
-    step, theirs = capture(model, nn.CrossEntropyLoss(), optimizer(model.parameters())), optimizer(twin.parameters())
+    step, theirs = compile(model, nn.CrossEntropyLoss(), optimizer(model.parameters())), optimizer(twin.parameters())
     x, labels = Tensor(np.random.default_rng(5).random((4, 3), "float32")), np.array([0, 1, 2, 1])
     for _ in range(2):
         step(x, labels)
@@ -304,7 +304,7 @@ def test_two_runs_are_equal_to_the_last_bit():
         model = lenet("float32")
         for p in model.parameters():
             p.data = rng.normal(0, 0.1, p.array.shape).astype("float32")
-        step = capture(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()))
+        step = compile(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()))
         for _ in range(4):
             step(*batch(rng, 33, dtype="float32"))
         return [p.array.copy() for p in model.parameters()]

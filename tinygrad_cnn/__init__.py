@@ -14,6 +14,8 @@ from .tensor import Tensor, arange, eye, from_dlpack, full, grad, ones, rand, ra
 if TYPE_CHECKING:
     from . import autodiff, data, errors, exercises, gradcheck, models, nn, ops, optim, train, viz
     from .anomaly import detect_anomaly
+    from .captured import compile
+    from .profiler import profile
 
 __version__ = "0.1.0"
 
@@ -22,6 +24,7 @@ __all__ = [
     "Tensor",
     "arange",
     "autodiff",
+    "compile",
     "data",
     "detect_anomaly",
     "enable_grad",
@@ -42,6 +45,7 @@ __all__ = [
     "ones",
     "ops",
     "optim",
+    "profile",
     "rand",
     "randn",
     "tensor",
@@ -53,7 +57,7 @@ __all__ = [
 
 _PARTS = frozenset({"data", "exercises", "gradcheck", "models", "nn", "optim", "train", "viz"})
 # Functions that live in a module of their own, which is imported when they are first asked for.
-_LAZY: dict[str, str] = {"detect_anomaly": "anomaly"}
+_LAZY: dict[str, str] = {"compile": "captured", "detect_anomaly": "anomaly", "profile": "profiler"}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from .graph import Node, Observer, Scope, Traced, is_recording, nodes_from, obse
 from .optim import Adam, AdamW, Optimizer
 from .tensor import Tensor
 
-__all__ = ["CapturedStep", "capture"]
+__all__ = ["CapturedStep", "compile"]
 
 MOST_PROGRAMS = 4  # one per shape of batch; the one not used for longest goes first
 
@@ -27,7 +27,7 @@ class NotCapturableError(Exception):
     """Why a step cannot be replayed."""
 
 
-def capture(
+def compile(
     model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer, at_once: bool = False
 ) -> CapturedStep:
     """Return a function `step(x, labels)` that trains `model` on one batch, replayed from the second call on.
@@ -51,9 +51,9 @@ def capture(
             broken off and goes on in a new process rounds like one that was not; it costs one more forward pass.
 
     >>> from tinygrad_cnn import nn, optim, rand, tensor
-    >>> from tinygrad_cnn.captured import capture
+    >>> from tinygrad_cnn import compile
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    >>> step = capture(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()))
+    >>> step = compile(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()))
     >>> x, labels = rand(5, 4), tensor([0, 1, 2, 1, 0])
     >>> losses = [step(x, labels).item() for _ in range(3)]
     >>> losses[2] < losses[0], step.reason
@@ -63,7 +63,7 @@ def capture(
 
 
 class CapturedStep:
-    """What `capture()` returns: call it with a batch and its labels.
+    """What `compile()` returns: call it with a batch and its labels.
 
     Attributes:
         reason: why the last call ran as always and was not recorded for replay; None if it was, or was replayed.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import nn, optim
-from ..captured import capture
+from ..captured import compile
 from ..models import LeNet5
 from ..tensor import Tensor
 
@@ -37,7 +37,7 @@ class Pair:
         for p, q in zip(self.model.parameters(), self.replayed.parameters(), strict=True):
             q.array = p.array.copy()
         self.optimizer = optim.Adam(self.model.parameters(), lr=lr)
-        self.captured = capture(self.replayed, self.loss, optim.Adam(self.replayed.parameters(), lr=lr))
+        self.captured = compile(self.replayed, self.loss, optim.Adam(self.replayed.parameters(), lr=lr))
         if self.torch is not None and make_peer is not None:
             self.peer = make_peer(self.torch)
             with self.torch.no_grad():

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import nn, no_grad, optim
 from ..backend import numpy_kernels as kernels
-from ..captured import capture
+from ..captured import compile
 from ..data import DataLoader, mnist
 from ..models import LeNet5
 from ..tensor import Tensor
@@ -119,7 +119,7 @@ def mnist_epoch(settings: Settings) -> Iterator[Result]:
     count = 6400 if settings.quick else 60_000
     images, labels = train.take(np.arange(count))
     model = LeNet5()
-    step = capture(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()))
+    step = compile(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()))
     subset = train if count == len(train) else _first(train, count)
     loader = DataLoader(subset, batch_size=128, shuffle=True)
 
