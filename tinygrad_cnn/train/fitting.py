@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from ..backend import Device, current_device, float64, generator
-from ..captured import CapturedStep, capture
+from ..captured import CapturedStep, compile
 from ..errors import CheckpointError, OptionError, TinygradError
 from .checkpoint import load_checkpoint, save_checkpoint
 from .evaluation import are_classes, array_of, evaluate
@@ -148,7 +148,7 @@ def fit(
         from ..nn import functional
 
         loss = functional.cross_entropy
-    step = capture(model, loss, optimizer, at_once=True)
+    step = compile(model, loss, optimizer, at_once=True)
     history = run.history
     while history.stopped is None:
         if run.epoch >= epochs:
