@@ -104,7 +104,7 @@ def fit(
 ) -> History:
     """Train a model, and return what happened in each epoch.
 
-    One step is: outputs = model(x); loss(outputs, y).backward(); optimizer.step(); where `captured.capture()` knows the
+    One step is: outputs = model(x); loss(outputs, y).backward(); optimizer.step(); where `compile()` knows the
     model, it is replayed without a graph. With `checkpoint`, everything
     that decides about the weights to come is written to one file, at the end of each epoch and now and then within:
     weights, optimizer, schedule, early stopping, random generator, and the place in the data. A run that was killed
