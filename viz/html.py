@@ -32,8 +32,10 @@ __all__ = ["html", "to_html"]
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 # Images per array and their longest side, from generous to frugal; the first that fits into the budget is taken.
 _IMAGE_SIZES = ((16, 32), (12, 32), (8, 32), (8, 24), (8, 16), (4, 16), (4, 12), (2, 12), (1, 12), (1, 8))
-_IMAGE_BUDGET = 1_700_000  # bytes before base64
-_ARRAY_BUDGET = 160_000  # numbers kept in full for filters and the microscope
+_IMAGE_BUDGET = 1_700_000  # bytes before base64, less what the numbers of a large graph need
+_IMAGE_LEAST = 200_000
+_NODE_BYTES = 240
+_ARRAY_BUDGET = 100_000  # numbers kept in full for filters and the microscope
 _ARRAY_MOST = 16_384
 _FRAME_BUDGET = 6_000  # nodes times iterations whose numbers a tape keeps beside the gradient norms
 
@@ -334,8 +336,9 @@ class _Packer:
     def _image_size(self) -> tuple[int, int]:
         """Choose how many images of which size all arrays can have within the budget."""
         maps = [s.maps for v in self.graph.values for s in (v.data, v.grad) if s is not None and s.maps is not None]
+        budget = max(_IMAGE_LEAST, _IMAGE_BUDGET - _NODE_BYTES * len(self.graph.values))
         for most, side in _IMAGE_SIZES:
-            if sum(min(most, len(m.pixels)) * min(side, m.height) * min(side, m.width) for m in maps) <= _IMAGE_BUDGET:
+            if sum(min(most, len(m.pixels)) * min(side, m.height) * min(side, m.width) for m in maps) <= budget:
                 return most, side
         return _IMAGE_SIZES[-1]
 

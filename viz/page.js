@@ -289,9 +289,12 @@ function place(units, links, frames) {
     }
     queue = later;
   }
-  for (let k = n - 1; k >= 0; k--) {   // sources move down to their reader
+  // Sources move down to their reader, and so does what is computed from parameters alone.
+  const aside = new Uint8Array(n);
+  for (const u of topo) aside[u] = !pred[u].length || (units[u].kind === "op" && pred[u].every((v) => aside[v] && units[v].kind !== "group" && nodes[units[v].node].role !== "input")) ? 1 : 0;
+  for (let k = n - 1; k >= 0; k--) {
     const u = topo[k];
-    if (!pred[u].length && succ[u].length) rank[u] = Math.max(0, Math.min(...succ[u].map((v) => rank[v])) - 1);
+    if (aside[u] && succ[u].length) rank[u] = Math.max(rank[u], Math.min(...succ[u].map((v) => rank[v])) - 1);
   }
   const ranks = n ? Math.max(...rank) + 1 : 0;
   const left = [], right = [], tall = [], level = [], up = [], down = [];
@@ -343,14 +346,14 @@ function place(units, links, frames) {
   // An op follows the ops around it rather than edges that pass by: the main path stays straight, shortcuts bend.
   const wish = (u, near) => {
     let sum = 0, total = 0;
-    const ops = u < n && near.some((v) => v < n);
-    for (const v of near) { const w = ops ? (v < n ? 1 : 0) : u >= n && v < n ? 0.3 : 1; sum += w * x[v]; total += w; }
+    const chain = u < n && near.some((v) => v < n && !aside[v]);
+    for (const v of near) { const w = chain ? (v < n && !aside[v] ? 1 : 0) : u >= n && v < n ? 0.3 : 1; sum += w * x[v]; total += w; }
     return total ? sum / total : x[u];
   };
   for (let s = 0; s < 8; s++) {
     for (let q = 0; q < ranks; q++) {
       const L = kept[s % 2 ? ranks - 1 - q : q], near = s % 2 ? down : up;
-      straighten(L, x, left, right, (u) => wish(u, near[u]), (u) => (u < n ? 1 : 0.001));
+      straighten(L, x, left, right, (u) => wish(u, near[u]), (u) => (u >= n ? 0.001 : aside[u] ? 0.02 : 1));
     }
   }
   // Rows: room above for the labels of frames that begin there, and below for their ends.
@@ -947,8 +950,9 @@ function controls() {
 }
 function say(text) { $("says").textContent = text; }
 function play() {
-  if (state.playing) { clearInterval(state.playing); state.playing = null; player.play.textContent = "▶ Play"; return; }
+  if (state.playing) { clearInterval(state.playing); state.playing = null; $("says").setAttribute("aria-live", "polite"); player.play.textContent = "▶ Play"; return; }
   if (state.step === steps.length - 1) go(0);
+  $("says").setAttribute("aria-live", state.speed < 900 ? "off" : "polite");   // nobody can listen that fast
   state.playing = setInterval(() => { if (state.quiz) return; go(state.step + 1); }, state.speed);
   player.play.textContent = "❚❚ Pause";
 }
@@ -1220,11 +1224,11 @@ function picture(s, node, gradient) {   // values in full, else histogram; and m
 }
 function valueTable(values, shape, gradient) {
   const most = Math.max(1, Math.floor(44 / (4 + Math.max(...values.map((v) => String(v).length)))));   // that fit side by side
-  const flat = shape.length < 2 && values.length <= most;
-  const width = shape.length > 1 ? shape[shape.length - 1] : Math.min(most, values.length), table = el("table", { class: `values ${gradient ? "gradvalues" : "datavalues"}` }), body = el("tbody");
+  const vector = shape.filter((n) => n > 1).length < 2, flat = vector && values.length <= most;
+  const width = vector ? Math.min(most, values.length) : shape[shape.length - 1], table = el("table", { class: `values ${gradient ? "gradvalues" : "datavalues"}` }), body = el("tbody");
   for (let r = 0; r * width < values.length; r++) {
     const row = el("tr");
-    if (!flat) row.append(el("th", { scope: "row", text: `[${(shape.length > 1 ? indexOf(r * width, shape).slice(0, -1) : [r * width]).join(", ")}]` }));
+    if (!flat) row.append(el("th", { scope: "row", text: `[${(vector ? indexOf(r * width, shape) : indexOf(r * width, shape).slice(0, -1)).join(", ")}]` }));
     for (let j = 0; j < width && r * width + j < values.length; j++) row.append(el("td", { text: String(values[r * width + j]), title: `[${indexOf(r * width + j, shape).join(", ")}]` }));
     body.append(row);
   }
@@ -1706,8 +1710,8 @@ function wire() {
     const target = e.target, typing = target.matches("input:not([type=range]):not([type=checkbox]), select, textarea");
     if (e.key === "Escape") { if (state.quiz) { state.quiz = null; refresh(false); inspect(); } clearMarks(); return; }
     if (typing) { if (e.key === "Enter" && target.id === "query") { e.preventDefault(); nextMatch(e.shiftKey); } return; }
-    const inGraph = target.closest("#canvas"), onButton = target.matches("button, a, [tabindex='0'][role='region']") && !inGraph;
-    const inTable = target.closest("[role='region'], #view-table, #view-tape, #tabs");
+    if (target.matches("[role='region']") && /^(Arrow|Home|End|Page| )/.test(e.key)) return;   // these scroll it
+    const inGraph = target.closest("#canvas"), onButton = target.matches("button, a") && !inGraph;
     switch (e.key) {
       case "ArrowRight": if (target.id === "frame" || target.closest("#tabs")) return; forward(); break;
       case "ArrowLeft": if (target.id === "frame" || target.closest("#tabs")) return; go(state.step - 1); break;
@@ -1715,7 +1719,7 @@ function wire() {
       case "End": if (target.id === "frame") return; go(steps.length - 1, { quiz: false }); break;
       case " ": if (onButton || target.type === "checkbox" || target.closest(".frame")) return; play(); break;
       case "ArrowDown": case "ArrowUp":
-        if (!inGraph || inTable) return;
+        if (!inGraph) return;
         moveFocus(e.key === "ArrowDown" ? 1 : -1); break;
       case "/": case "f": $("query").focus(); $("query").select(); break;
       case "n": nextMatch(false); break;
