@@ -293,3 +293,40 @@ def test_a_diverging_run_ends_with_advice(trained, folder, tmp_path, capsys):
     with np.errstate(all="ignore"):
         assert main([*words, "--out", str(tmp_path / "d"), "--no-pictures"]) == 1
     assert "use a smaller learning rate" in capsys.readouterr().err
+
+
+def test_in_a_terminal_a_bar_shows_loss_accuracy_speed_and_time_left_on_one_line():
+    import io
+
+    from rich.console import Console
+
+    from tinygrad_cnn.cli.progress import TrainingDisplay, duration
+
+    for width in (60, 80, 120):
+        screen = {"force_terminal": True, "_environ": {"TERM": "xterm"}, "width": width, "soft_wrap": True}
+        console = Console(file=io.StringIO(), markup=False, highlight=False, **screen)
+        with TrainingDisplay(console, "val_accuracy") as display:
+            progress = train.Progress(2, 12, 123, 860, 123 * 64, 0.12345, 0.98765, 2.0, 123 * 64)
+            display.on_step(progress)
+            row = {"epoch": 1, "train_loss": 0.5, "seconds": 83.0, "samples_per_second": 12345.6, "val_accuracy": 0.9}
+            display.on_epoch(row, train.History([row]))
+        lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue()).replace("\r", "\n").split("\n")
+        (bar,) = {line.rstrip() for line in lines if line.startswith("epoch 2/12")}
+        assert len(bar) <= width
+        speed = "" if width == 60 else "  3 936 images/s"  # what has no room is left out
+        assert bar.endswith(f"123/860  loss 0.1235  98.77 %{speed}  2 min 32 s left")
+        assert ("━" in bar) == (width == 120)
+        assert any(re.search(r"1 +0\.5000 +- +- +90\.00 % +12 346 +1 min 23 s", line) for line in lines)
+    assert [duration(s) for s in (0.04, 9.94, 12.3, 59.96, 3599, 7800)] == [
+        "0.0 s", "9.9 s", "12 s", "1 min 00 s", "59 min 59 s", "2 h 10 min",
+    ]  # fmt: skip
+
+
+def test_distorted_images_are_filled_with_the_background_of_the_normalisation(folder, tmp_path, monkeypatch):
+    fills = []
+    real = data.transforms.digits
+    monkeypatch.setattr(data.transforms, "digits", lambda s, fill: (fills.append(fill), real(s, fill=fill))[1])
+    for name in ("unit", "lecun", "centred"):
+        words = ["train", "--data", str(folder), "--model", "logistic", "--epochs", "1", "--augment", "1"]
+        assert main([*words, "--no-pictures", "--normalise", name, "--out", str(tmp_path / name)]) == 0
+    assert fills == pytest.approx([0, -0.1, -1])

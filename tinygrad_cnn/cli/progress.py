@@ -44,7 +44,7 @@ class TrainingDisplay:
         )
         for row in self.done:
             self.console.print(epoch_row(row), style="dim")
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._live = Live(console=self.console, refresh_per_second=10, transient=True, auto_refresh=False)
             self._live.__enter__()
         return self
@@ -81,14 +81,18 @@ class TrainingDisplay:
         after.append(f"{speed:,.0f} images/s".replace(",", " "))
         if left is not None:
             after.append(f"{duration(left)} left")
-        taken = len(before) + sum(len(text) + 2 for text in after) + 2
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        # What is left of the line goes to the bar; a terminal too narrow for one shows the numbers alone.
-        room = min(30, self.console.width - taken - 1)
+        while len(after) > 2 and _width(before, after) > self.console.width:
+            del after[-2 if len(after) > 3 else -1]  # the speed goes first
+        # What is left of the line goes to the bar.
+        room = min(30, self.console.width - _width(before, after) - 3)
         bar = [ProgressBar(total=p.steps or 1, completed=p.step, width=room)] if room >= 4 else []
-        grid.add_row(*(Text(text, no_wrap=True, overflow="crop") for text in [before]), *bar,
-                     *(Text(text, no_wrap=True, overflow="crop") for text in after))  # fmt: skip
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_row(before, *bar, *after)
         return grid
+
+
+def _width(before: str, after: list[str]) -> int:
+    return len(before) + sum(len(text) + 2 for text in after)
 
 
 def epoch_row(row: dict[str, Any]) -> Text:

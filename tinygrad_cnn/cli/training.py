@@ -231,16 +231,19 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
     manual_seed(options.seed)
     splits = data.mnist(options.data, normalise=options.normalise)
     image = splits.train.images.shape[1:]
+    normalise = splits.train.normalise
+    assert isinstance(normalise, data.Affine)  # every name in --normalise is one
     fitted, held_out = _split(splits.train, options)
     model = networks.build(options.model, splits.train.classes or 10, image)
     if arguments.device != "cpu":
         model.to(arguments.device)
+    background = -normalise.zero / normalise.scale
     loader = data.DataLoader(
         fitted,
         options.batch_size,
         shuffle=True,
         seed=options.seed,
-        transform=data.transforms.digits(options.augment) if options.augment else None,
+        transform=data.transforms.digits(options.augment, fill=background) if options.augment else None,
     )
     validation = data.DataLoader(held_out, 500) if held_out is not None else None
     optimizer = _optimizer(model, options)
@@ -252,8 +255,7 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
     train.write_text(folder / "options.json", json.dumps(asdict(options), indent=2) + "\n")
     train.write_text(folder / "summary.txt", f"{nn.summary(model, (1, *image))}\n")
     console.print(_introduction(options, fitted, held_out, model))
-    assert isinstance(splits.train.normalise, data.Affine)
-    note = networks.note(options.model, splits.train.classes or 10, image, splits.train.normalise)
+    note = networks.note(options.model, splits.train.classes or 10, image, normalise)
     done = _done_before(folder) if arguments.resume is not None else []
     with _interruption(console) as stop, TrainingDisplay(console, monitor, done) as display:
         history = train.fit(

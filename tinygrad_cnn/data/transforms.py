@@ -328,12 +328,12 @@ class Saturation:
         return _clipped(grey + f * (x - grey), self.clip)
 
 
-def digits(strength: float = 1.0) -> Transform:
+def digits(strength: float = 1.0, *, fill: float = 0.0) -> Transform:
     """Return changes under which handwritten digits keep their label, in one resampling; 0 is none, 1 is usual."""
     _not_negative("digits", strength=strength)
     s = strength
     return Warp(
-        rotate=10 * s, shear=8 * s, scale=(1 / (1 + 0.12 * s), 1 + 0.12 * s), shift=1.6 * s, elastic=24 * s, sigma=4
+        rotate=10 * s, shear=8 * s, scale=(1 / (1 + 0.12 * s), 1 + 0.12 * s), shift=1.6 * s, elastic=24 * s, fill=fill
     )
 
 
