@@ -133,6 +133,26 @@ def test_state_that_was_replaced_by_hand_is_used():
         np.testing.assert_array_equal(p.array, value)
 
 
+def test_a_count_of_steps_that_was_set_by_hand_is_used(monkeypatch):
+    ends = []
+    for small in (bundle.SMALL, 0):
+        monkeypatch.setattr(bundle, "SMALL", small)
+        params = parameters()
+        adam = optim.Adam(params, lr=0.1)
+        for t in range(2):
+            for p in params:
+                p.grad = Tensor(np.ones(p.shape))
+            adam.step()
+            if t == 0:
+                for p in params:
+                    adam.state[p]["step"] = 100
+        assert [adam.state[p]["step"] for p in params] == [101, 101]
+        ends.append(params[1].array.copy())
+    np.testing.assert_array_equal(*ends)
+    # The first step has length 0.1; a second one corrected for t = 2 would have the same.
+    assert (abs(FIXTURE["b"] - ends[0] - 0.2) > 0.02).all()
+
+
 def test_momentum_can_be_switched_on_after_the_first_steps():
     params = parameters()
     sgd = optim.SGD(params, lr=0.1)

@@ -54,9 +54,11 @@ class Bundle:
         return parts
 
     def is_intact(self, states: dict[Tensor, dict[str, Any]]) -> bool:
-        """Return whether the states of the parameters still are parts of the long arrays: nobody replaced them."""
+        """Return whether the states of the parameters still are as the last step left them."""
         return all(
-            states.get(p) is state and all(state.get(name) is part for name, part in held.items())
+            states.get(p) is state
+            and state["step"] == self.state["step"]
+            and all(state.get(name) is part for name, part in held.items())
             for p, state, held in zip(self.params, self.states, self.held, strict=True)
         )
 
