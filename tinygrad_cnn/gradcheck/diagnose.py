@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .expressions import expressions
 from .mistakes import Mistake, Suspect, generic, misshapen, repairs, substitutions
 from .problem import Array
 from .report import Cause
@@ -47,7 +48,7 @@ def diagnose(trials: Sequence[Trial], k: int, mistakes: Sequence[Mistake]) -> li
     if len(useful) < 2:
         return []
     described = _described(mistakes)
-    for source in (described, misshapen, generic, repairs, substitutions):
+    for source in (described, misshapen, generic, repairs, substitutions, expressions):
         found = _search(useful, k, source)
         if found:
             return found
