@@ -43,6 +43,7 @@ COMMANDS = [
     Command("predict", ".prediction:command", "read the digits in image files", "Train"),
     Command("summary", ".summary:command", "layers, shapes, parameters and cost of a network", "Look"),
     Command("draw", ".drawing:command", "the graph of a network, forward and backward, as a picture or page", "Look"),
+    Command("show", ".showing:command", "a trained network at work: filters, feature maps, mistakes", "Look"),
     Command("info", ".info:command", "versions, devices and libraries on this machine", "Look"),
     Command(
         "gradcheck", "..gradcheck.commands:command", "check the gradient rules in a file and name the mistake", "Learn"
