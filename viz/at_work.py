@@ -101,7 +101,7 @@ class _Page:
         self.heading = heading
         top = 1 - 0.42 / height  # the heading has a strip of its own
         self.figure.get_layout_engine().set(rect=(0.01, 0.01, 0.98, top - 0.01))
-        place = {"fontsize": 12, "fontweight": "bold", "ha": "center", "va": "center"}
+        place: dict[str, Any] = {"fontsize": 12, "fontweight": "bold", "ha": "center", "va": "center"}
         self.figure.text(0.5, 1 - 0.2 / height, heading, color=self.colors["ink"], **place)
 
     def image(self, axes: Any, values: Any, title: str = "", *, cmap: str | None = None, **limits: Any) -> Any:
@@ -129,7 +129,8 @@ class _Page:
             spine.set_color(self.colors["grid"])
 
     def legend(self, axes: Any, **options: Any) -> None:
-        axes.legend(frameon=False, fontsize=8, labelcolor=self.colors["ink"], **options)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8, labelcolor=self.colors["ink"], **options)
 
     def bar(self, shown: Any, axes: Any, label: str) -> None:
         """Add a colour bar."""

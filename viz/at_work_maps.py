@@ -258,7 +258,7 @@ class Shift:
         pooled: maxima of `width` x `width` windows of these at stride 1, (2, k, h', w').
         error: equivariance: max |f(shifted x) - shifted f(x)| / max |f(x)|, columns touched by the border left out.
         detector_stays, pooled_stays: invariance: share of values that are the same before and after at the same
-            place, among those that are not zero both times.
+            place, among those that are not their map's background (its median) both times.
         width: of the pooling window.
     """
 
@@ -302,8 +302,8 @@ def equivariance(model: Any, image: Any, *, width: int = 3) -> Shift:
 
 
 def _stays(pair: Any) -> float:
-    """Return the share of values that are equal in both, among those that are not zero in both."""
-    a, b = pair
+    """Return the share of values that are equal in both, among those that are not background in both."""
+    a, b = pair - np.median(pair, axis=(0, 2, 3), keepdims=True)
     near = 1e-5 * max(float(np.abs(a).max()), 1e-30)
     alive = (np.abs(a) > near) | (np.abs(b) > near)
     return float((np.abs(a - b) <= near)[alive].mean()) if alive.any() else math.nan

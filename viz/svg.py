@@ -66,7 +66,7 @@ def escape(text: str) -> str:
 
 
 def _style(theme: str) -> str:
-    """Return the style sheet. All rules are about elements inside `.tgv`, so that a page around is left alone."""
+    """Return the style sheet. Its rules are about elements inside one theme's class: the page around is left alone."""
     base = (
         f".tgv{{max-width:100%;height:auto;font-family:{FONT}}}"
         ".tgv text{font-size:11px}.tgv .t{font-size:13px;font-weight:bold}.tgv .h{font-size:15px;font-weight:bold}"
@@ -78,8 +78,10 @@ def _style(theme: str) -> str:
         ".tgv .node path,.tgv .node polygon{stroke-width:1.2}.tgv .cluster path{stroke-width:1}"
     )
     if theme == "auto":
-        return base + _colors("light") + "@media (prefers-color-scheme:dark){" + _colors("dark") + "}"
-    return base + _colors(theme)
+        rules = base + _colors("light") + "@media (prefers-color-scheme:dark){" + _colors("dark") + "}"
+    else:
+        rules = base + _colors(theme)
+    return rules.replace(".tgv", f".tgv-{theme}")
 
 
 def _colors(theme: str) -> str:
@@ -167,8 +169,8 @@ def framed(diagram: Diagram, body: str, width: float, height: float, theme: str)
     total_w, total_h = widest + 2 * margin, y + height + 2 * margin
     title = escape(f"{heading}: the recorded graph")
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="tgv" viewBox="0 0 {_n(total_w)} {_n(total_h)}" role="img" '
-        f'aria-label="{title}" style="max-width:min(100%,{_n(total_w)}px)" preserveAspectRatio="xMidYMin meet">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="tgv-{theme}" role="img" '
+        f'viewBox="0 0 {_n(total_w)} {_n(total_h)}" aria-label="{title}" style="max-width:min(100%,{_n(total_w)}px)" preserveAspectRatio="xMidYMin meet">'
         f"<title>{title}</title><desc>{escape(diagram.description)}</desc><style>{_style(theme)}</style>"
         f'<defs>{_HATCH}</defs><rect class="paper" width="100%" height="100%"/>'
         f'<g transform="translate({_n(margin)} {_n(margin)})">{"".join(parts)}'
