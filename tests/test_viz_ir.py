@@ -150,6 +150,20 @@ def test_stats_agree_with_numpy_and_set_nan_and_infinity_aside():
     assert math.isfinite(t.max)
 
 
+@pytest.mark.parametrize("shift", [0.0, 3.0, 1e4])
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e25])
+def test_stats_of_large_float32_arrays_keep_five_digits(shift, scale):
+    x = ((np.random.default_rng(0).normal(size=(3, 9000)) + shift) * scale).astype(np.float32)
+    s, wide = stats(x), x.astype(np.float64)
+    expected = (wide.min(), wide.max(), wide.mean(), wide.std(), np.linalg.norm(wide))
+    np.testing.assert_allclose((s.min, s.max, s.std, s.norm), np.delete(expected, 2), rtol=2e-5)
+    assert s.mean == pytest.approx(expected[2], rel=2e-5, abs=1e-5 * scale)
+    assert sum(s.histogram) == x.size
+    x[1, 5] = np.inf
+    assert (stats(x).inf, stats(x).nan) == (1, 0)
+    assert stats(x).max == pytest.approx(np.delete(wide.ravel(), 9005).max(), rel=1e-5)
+
+
 @pytest.mark.parametrize("x", [np.zeros((0, 3)), np.array(3.0), np.full(5, np.nan), np.arange(7), np.ones(9, bool)])
 def test_stats_of_odd_arrays(x):
     s = stats(x)

@@ -71,6 +71,7 @@ FULL_VALUES = 64
 MAP_COUNT = 16
 MAP_SIDE = 32
 _HISTOGRAM_SAMPLE = 1 << 16
+_IN_DOUBLE_UP_TO = 1 << 12
 
 
 @dataclass(slots=True)
@@ -556,40 +557,55 @@ def stats(array: Any, *, maps: bool = False, filters: bool = False, elements: in
         # The shortest text of a float32 is read back as the nearest double: 0.1 stays 0.1.
         short = x.dtype.kind == "f" and x.size <= FULL_VALUES
         result.values = [float(str(v)) for v in x.ravel()] if short else x.ravel().tolist()
-    flat = x.ravel().astype(np.float64, copy=False)
+    flat = x.ravel()
     result.zeros = _short(1.0 - np.count_nonzero(flat) / flat.size)
-    # A NaN or an infinity shows in the sum: one pass tells whether there is any.
-    finite = flat
     with np.errstate(all="ignore"):
-        total = float(np.add.reduce(flat))
-        if not math.isfinite(total):
+        # Large float32 arrays in their own type: a few passes at the speed of memory.
+        moments = _moments(flat) if flat.dtype == np.float32 and flat.size > _IN_DOUBLE_UP_TO else None
+        if moments is None:
+            flat = flat.astype(np.float64, copy=False)
+            moments = _moments(flat)
+        if moments is None:  # a NaN or an infinity shows in the sum
             good = np.isfinite(flat)
             result.nan = int(np.isnan(flat).sum())
             result.inf = int(flat.size - good.sum()) - result.nan
-            finite = flat[good]
-            if finite.size == 0:
+            flat = flat[good]
+            if flat.size == 0:
                 return result
-            total = float(np.add.reduce(finite))
-        low, high = float(np.minimum.reduce(finite)), float(np.maximum.reduce(finite))
-        mean = total / finite.size
-        centred = finite - mean
-        std = math.sqrt(float(np.dot(centred, centred)) / finite.size)
-        square = float(np.dot(finite, finite))
-        if not 1e-290 < square < math.inf and low != high:  # the squares left the range of float64
-            scale = max(abs(low), abs(high))
-            norm = scale * math.sqrt(float(np.dot(finite / scale, finite / scale)))
-        else:
-            norm = math.sqrt(square)
+            moments = _moments(flat) or (float(flat.min()), float(flat.max()), math.nan, math.nan, math.inf)
+    low, high, mean, std, norm = moments
     result.min, result.max, result.mean = _short(low), _short(high), _short(mean)
     result.std, result.norm = _short(std), _short(norm)
     width = high - low
     if 0 < width < math.inf:
-        sample = finite[:: finite.size // _HISTOGRAM_SAMPLE + 1]
+        sample = flat[:: flat.size // _HISTOGRAM_SAMPLE + 1].astype(np.float64, copy=False)
         bins = np.minimum(((sample - low) * (BINS / width)).astype(np.intp), BINS - 1)
         result.histogram = np.bincount(bins, minlength=BINS).tolist()
     if maps and x.ndim >= 2:
         result.maps = _maps(x, low, high, filters)
     return result
+
+
+def _moments(x: Any) -> tuple[float, float, float, float, float] | None:
+    """Return min, max, mean, standard deviation and norm, or None where the type cannot hold what they need."""
+    total = float(np.add.reduce(x))
+    square = float(np.dot(x, x))
+    if not math.isfinite(total):
+        return None
+    low, high = float(np.minimum.reduce(x)), float(np.maximum.reduce(x))
+    mean = total / x.size
+    variance = square / x.size - mean * mean
+    double = x.dtype == np.float64
+    if not double and not (1e-25 < square < math.inf and variance > 1e-3 * mean * mean):
+        return None  # squares out of range, or digits lost in the difference
+    if double:
+        centred = x - mean
+        variance = float(np.dot(centred, centred)) / x.size
+    norm = math.sqrt(square)
+    if double and not 1e-290 < square < math.inf and max(abs(low), abs(high)) > 0:
+        scale = max(abs(low), abs(high))
+        norm = scale * math.sqrt(float(np.dot(x / scale, x / scale)))
+    return low, high, mean, math.sqrt(max(variance, 0.0)), norm
 
 
 def _maps(x: Any, low: float, high: float, filters: bool) -> Maps | None:

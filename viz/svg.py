@@ -170,7 +170,8 @@ def framed(diagram: Diagram, body: str, width: float, height: float, theme: str)
     title = escape(f"{heading}: the recorded graph")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="tgv-{theme}" role="img" '
-        f'viewBox="0 0 {_n(total_w)} {_n(total_h)}" aria-label="{title}" style="max-width:min(100%,{_n(total_w)}px)" preserveAspectRatio="xMidYMin meet">'
+        f'viewBox="0 0 {_n(total_w)} {_n(total_h)}" aria-label="{title}" '
+        f'style="max-width:min(100%,{_n(total_w)}px)" preserveAspectRatio="xMidYMin meet">'
         f"<title>{title}</title><desc>{escape(diagram.description)}</desc><style>{_style(theme)}</style>"
         f'<defs>{_HATCH}</defs><rect class="paper" width="100%" height="100%"/>'
         f'<g transform="translate({_n(margin)} {_n(margin)})">{"".join(parts)}'
