@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any
 
-__all__ = ["Result", "compare", "machine", "sgemm_rate", "versions"]
+__all__ = ["Result", "compare", "machine", "medians", "versions"]
 
 
 @dataclass
@@ -58,11 +58,19 @@ class Result:
         return {**asdict(self), "ratio": self.ratio, "met": self.met}
 
 
-def compare(contestants: dict[str, Callable[[], Any]], seconds: float, *, warm_up: int = 3) -> dict[str, list[float]]:
+def compare(
+    contestants: dict[str, Callable[[], Any]],
+    seconds: float,
+    *,
+    warm_up: int = 3,
+    turns: int = 5,
+    clock: Callable[[], float] = perf_counter,
+) -> dict[str, list[float]]:
     """Return the times in seconds of every call, contestants taking turns until the time is used up.
 
     Each turn repeats a call for about 50 ms, so that caches and clocks are those of steady work. There are at least
-    five turns, of which a slow contestant makes one call each.
+    `turns` turns, of which a slow contestant makes one call each. `clock` tells the time: that on the wall, or
+    `time.process_time`, the time of the processor, which other processes take nothing from.
     """
     repeats = {}
     for name, call in contestants.items():
@@ -75,14 +83,14 @@ def compare(contestants: dict[str, Callable[[], Any]], seconds: float, *, warm_u
     collecting = gc.isenabled()
     gc.disable()
     try:
-        end, turns = perf_counter() + seconds, 0
-        while perf_counter() < end or turns < 5:
+        end, done = perf_counter() + seconds, 0
+        while perf_counter() < end or done < turns:
             for name, call in contestants.items():
                 for _ in range(repeats[name]):
-                    started = perf_counter()
+                    started = clock()
                     call()
-                    times[name].append(perf_counter() - started)
-            turns += 1
+                    times[name].append(clock() - started)
+            done += 1
             gc.collect(0)
     finally:
         if collecting:
@@ -93,15 +101,6 @@ def compare(contestants: dict[str, Callable[[], Any]], seconds: float, *, warm_u
 def medians(times: dict[str, list[float]], scale: float = 1e3) -> dict[str, float]:
     """Return the median of each list, in milliseconds."""
     return {name: statistics.median(values) * scale for name, values in times.items()}
-
-
-def sgemm_rate(seconds: float = 0.5) -> float:
-    """Return how many floating point operations per second NumPy's matrix product reaches here, in float32."""
-    import numpy as np
-
-    a, b = np.ones((1024, 1024), np.float32), np.ones((1024, 1024), np.float32)
-    times = compare({"sgemm": lambda: a @ b}, seconds)["sgemm"]
-    return 2 * 1024**3 / statistics.median(times)
 
 
 def machine() -> dict[str, Any]:

@@ -6,11 +6,14 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from ..backend.threads import single_threaded_blas
 from .measure import Result, machine, versions
+from .peers import torch_or_none
 from .work import WORK, Settings
 
 __all__ = ["main", "run"]
@@ -37,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("groups", nargs="*", metavar="GROUP", help="what to measure; everything if none is named")
     parser.add_argument("--quick", action="store_true", help="smaller and shorter: to see that it works")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to measure each line (default 5)")
+    parser.add_argument(
+        "--one-thread",
+        action="store_true",
+        help="the processor's time with one thread each: for machines on which others work too",
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers to FILE too")
     given = parser.parse_args(arguments)
     unknown = [name for name in given.groups if name not in WORK]
@@ -60,12 +68,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     header = f"{'':52} {'ours':>9} {'peer':>9} {'':8} {'ratio':>6}  target"
     console.print(header, style="bold", highlight=False, soft_wrap=True)
-    results = run(given.groups or WORK, Settings(given.seconds, given.quick), show)
+    with _one_thread() if given.one_thread else nullcontext():
+        results = run(given.groups or WORK, Settings(given.seconds, given.quick, given.one_thread), show)
     if given.json is not None:
         report = {"machine": about, "versions": used, "results": [result.as_dict() for result in results]}
         _write(given.json, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         console.print(f"written to {given.json}")
     return 0
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Hold this package, BLAS and PyTorch to one thread each."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch = torch_or_none()
+    threads = torch.get_num_threads() if torch else 1
+    try:
+        if torch:
+            torch.set_num_threads(1)
+        with single_threaded_blas():
+            yield
+    finally:
+        if torch:
+            torch.set_num_threads(threads)
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def _line(result: Result, escape: Any) -> str:

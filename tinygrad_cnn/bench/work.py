@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..captured import compile
 from ..data import DataLoader, mnist
 from ..models import LeNet5
 from ..tensor import Tensor
-from .measure import Result, compare, medians, sgemm_rate
+from .measure import Result, compare, medians
 from .peers import Pair, lenet_pair, resnet18, torch_or_none
 
 __all__ = ["WORK", "Settings"]
@@ -26,11 +26,34 @@ AGREEMENT = 1e-4  # between losses, over 20 steps
 
 
 class Settings:
-    """How long to measure, and how much."""
+    """How long to measure, how much, and by which clock.
 
-    def __init__(self, seconds: float = 5.0, quick: bool = False) -> None:
+    Args:
+        seconds: per line of the report.
+        quick: smaller and shorter.
+        one_thread: the time of the processor, with one thread for everybody.
+    """
+
+    def __init__(self, seconds: float = 5.0, quick: bool = False, one_thread: bool = False) -> None:
         self.seconds = min(seconds, 1.0) if quick else seconds
         self.quick = quick
+        self.one_thread = one_thread
+        self.clock = process_time if one_thread else perf_counter
+
+    def medians(
+        self, contestants: dict[str, Callable[[], Any]], share: float = 1.0, **options: Any
+    ) -> dict[str, float]:
+        """Return the median of each contestant in milliseconds, measured for this share of the seconds."""
+        return medians(compare(contestants, self.seconds * share, clock=self.clock, **options))
+
+    def long_medians(self, contestants: dict[str, Callable[[], Any]], turns: int = 3) -> dict[str, float]:
+        """Return the same for calls that take seconds."""
+        return self.medians(contestants, 0.0, warm_up=0, turns=turns)
+
+    def sgemm_rate(self) -> float:
+        """Return how many floating point operations per second NumPy's matrix product reaches here, in float32."""
+        a, b = np.ones((1024, 1024), np.float32), np.ones((1024, 1024), np.float32)
+        return 2 * 1024**3 / (self.medians({"sgemm": lambda: a @ b}, 0.1)["sgemm"] / 1e3)
 
 
 def _images(n: int, seed: int = 0) -> tuple[Any, Any]:
@@ -53,10 +76,10 @@ def equal_work(settings: Settings) -> Iterator[Result]:
 def lenet_steps(settings: Settings) -> Iterator[Result]:
     """A training step of LeNet-5: forward, cross-entropy, backward, Adam."""
     targets = {64: 3.0, 256: 2.0}
-    rate = sgemm_rate()
+    rate = settings.sgemm_rate()
     for batch in (64, 256) if settings.quick else (32, 64, 128, 256, 1024):
         pair = lenet_pair()
-        times = medians(compare(pair.steps(*_images(batch)), settings.seconds))
+        times = settings.medians(pair.steps(*_images(batch)))
         share = LENET_FLOPS * batch / (times["captured"] / 1e3) / rate
         detail = {"times": times, "sgemm_gflops": rate / 1e9, "share_of_sgemm": share}
         yield Result(
@@ -143,7 +166,8 @@ def mnist_epoch(settings: Settings) -> Iterator[Result]:
                 pair.peer_step(x, y)
 
         contestants["torch"] = peer
-    times = medians(_turns(contestants, 2 if settings.quick else 3), 1.0)
+    times = settings.long_medians(contestants, 2 if settings.quick else 3)
+    times = {name: time / 1e3 for name, time in times.items()}
     yield Result(
         f"epoch of MNIST, {count} images, batch 128", times["ours"], unit="s", peer=times.get("torch"),
         peer_name="torch + DataLoader", target=2.5, note=f"loading is {times['loading'] / times['ours']:.1%}",
@@ -177,7 +201,7 @@ def inference(settings: Settings) -> Iterator[Result]:
                     pair.peer(theirs)
 
             contestants["torch"] = peer
-        times = medians(compare(contestants, settings.seconds / 2))
+        times = settings.medians(contestants, 0.5)
         speed = {name: batch / time * 1e3 for name, time in times.items()}
         yield Result(
             f"LeNet-5 inference, batch {batch}",
@@ -197,7 +221,7 @@ def resnet_step(settings: Settings) -> Iterator[Result]:
     x, y = rng.normal(size=(batch, 3, 32, 32)).astype(np.float32), rng.integers(0, 10, batch)
     steps = pair.steps(x, y)
     steps.pop("captured")
-    times = medians(_turns(steps, 3))
+    times = settings.long_medians(steps)
     yield Result(
         f"ResNet-18 step, 32 x 32, batch {batch}, eager", times["eager"], peer=times.get("torch"), peer_name="torch",
         target=1.0,
@@ -237,7 +261,7 @@ def conv_layers(settings: Settings) -> Iterator[Result]:
         theirs = _torch_convolution(torch, x, weight, g, stride, pad) if torch is not None else {}
         for part, call in ours.items():
             contestants = {"ours": call, **({"torch": theirs[part]} if theirs else {})}
-            times = medians(compare(contestants, settings.seconds / 5))
+            times = settings.medians(contestants, 0.2)
             yield Result(f"{name}: {part}", times["ours"], peer=times.get("torch"), peer_name="torch", target=1.0)
 
 
@@ -347,18 +371,6 @@ def _child(code: str, *arguments: str) -> str:
     """Run Python code in a process of its own and return the last line it printed."""
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip().splitlines()[-1]
-
-
-def _turns(contestants: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
-    """Return the times of long calls, contestants taking turns, after one call each that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(turns + 1):
-        for name, call in contestants.items():
-            started = perf_counter()
-            call()
-            if turn:
-                times[name].append(perf_counter() - started)
-    return times
 
 
 WORK: dict[str, Callable[[Settings], Iterator[Result]]] = {
