@@ -110,27 +110,27 @@ class _Plan:
 
     def weights(self, weight: Array) -> list[Array]:
         """Return the matrices of a band, (band · O, inner), one per kernel column for views, else one."""
-        turned = weight.transpose(2, 1, 3, 0)  # kh, c, kw, o
-        matrix = np.zeros((self.band, self.o, self.depth, self.c, self.kw), weight.dtype)
-        for r in range(self.band):
-            matrix[r, :, r * self.sh : r * self.sh + self.kh] = turned.transpose(3, 0, 1, 2)
         if self.views:
             return [
-                np.ascontiguousarray(matrix[..., j]).reshape(self.band * self.o, self.inner) for j in range(self.kw)
+                np.ascontiguousarray(weight[..., j].transpose(0, 2, 1)).reshape(self.o, self.inner)
+                for j in range(self.kw)
             ]
+        matrix = np.zeros((self.band, self.o, self.depth, self.c, self.kw), weight.dtype)
+        for r in range(self.band):
+            matrix[r, :, r * self.sh : r * self.sh + self.kh] = weight.transpose(0, 2, 1, 3)
         return [matrix.reshape(self.band * self.o, self.inner)]
 
     def from_weights(self, matrices: list[Array]) -> Array:
         """Return the gradient of the weight from those of the matrices of a band: the sum over its shifted copies."""
-        shape = (self.band, self.o, self.depth, self.c)
+        total: Array = np.zeros((self.o, self.c, self.kh, self.kw), matrices[0].dtype)
         if self.views:
-            full = np.stack([m.reshape(shape) for m in matrices], axis=-1)
-        else:
-            full = matrices[0].reshape(*shape, self.kw)
-        total = full[0, :, : self.kh]
-        for r in range(1, self.band):
-            total = total + full[r, :, r * self.sh : r * self.sh + self.kh]
-        return np.ascontiguousarray(total.transpose(0, 2, 1, 3))
+            for j, m in enumerate(matrices):
+                total[..., j] = m.reshape(self.o, self.kh, self.c).transpose(0, 2, 1)
+            return total
+        full = matrices[0].reshape(self.band, self.o, self.depth, self.c, self.kw)
+        for r in range(self.band):
+            total += full[r, :, r * self.sh : r * self.sh + self.kh].transpose(0, 2, 1, 3)
+        return total
 
     def seen(self, row: int, start: int, end: int) -> list[Array]:
         """Return what a piece sees: matrices (inner, (end − start) · N) as views, or one still to be copied."""
