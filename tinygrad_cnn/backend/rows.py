@@ -28,6 +28,7 @@ __all__ = ["correlate", "correlate_weight", "from_rows", "padded_rows", "spread"
 
 Array = np.ndarray[Any, Any]
 Pair = tuple[int, int]
+Piece = tuple[int, int, int, int]  # first and last band, first and last column of outputs
 
 _WORKSPACE = 1 << 18  # elements of a workspace: 1 MiB of float32, half of a usual L2 cache
 _SMALL = 1  # multiplications below which threads are not worth waking
@@ -90,9 +91,15 @@ class _Plan:
         unpacked = _UNPACKED // max(1, self.band * self.o * self.inner * self.n)
         if unpacked * self.n >= _NARROWEST:
             width = min(width, -(-self.ow // -(-self.ow // unpacked)))  # pieces of equal width
+        width = max(1, min(width, self.ow))
+        # A piece is a batch of bands, as many as fit into the workspace, but enough pieces for all threads.
+        self.threads = cpus() if self.work > _SMALL else 1
+        self.bands = self.oh // self.band
+        several = max(1, _WORKSPACE // max(1, wide * self.n * width)) if width == self.ow else 1
+        several = min(several, -(-self.bands // self.threads))
         self.pieces = [
-            (row, start, min(start + width, self.ow))
-            for row in range(0, self.oh, self.band)
+            (first, min(first + several, self.bands), start, min(start + width, self.ow))
+            for first in range(0, self.bands, several)
             for start in range(0, self.ow, width)
         ]
 
@@ -132,50 +139,49 @@ class _Plan:
             total += full[r, :, r * self.sh : r * self.sh + self.kh].transpose(0, 2, 1, 3)
         return total
 
-    def seen(self, row: int, start: int, end: int) -> list[Array]:
-        """Return what a piece sees: matrices (inner, (end − start) · N) as views, or one still to be copied."""
-        h, c, w, n = self.x.strides
-        corner = self.x[row * self.sh :, :, start * self.sw :]
-        if self.views:
-            rows = as_strided(
-                corner, (self.depth, self.c, corner.shape[2], self.n), (h * self.dh, c, w, n), writeable=False
-            )
-            if self.dh == 1:  # (row, channel) lie one stride apart
-                flat = as_strided(corner, (self.depth * self.c, corner.shape[2] * self.n), (c, n), writeable=False)
-            else:
-                flat = rows.reshape(self.depth * self.c, corner.shape[2] * self.n)
-            length = (end - start) * self.n
-            return [flat[:, j * self.dw * self.n : j * self.dw * self.n + length] for j in range(self.kw)]
-        return [
-            as_strided(
-                corner,
-                (self.depth, self.c, self.kw, end - start, self.n),
-                (h * self.dh, c, w * self.dw, w * self.sw, n),
-                writeable=False,
-            )
-        ]
+    def block(self, y: Array, piece: Piece) -> Array:
+        """Return the part of y (OH, O, OW, N) that belongs to a piece, as matrices (bands, band · O, columns)."""
+        first, last, start, end = piece
+        bands = y.reshape(self.bands, self.band * self.o, self.ow * self.n)
+        return bands[first:last, :, start * self.n : end * self.n]
 
-    def gathered(self, piece: tuple[int, int, int], workspace: Array) -> list[Array]:
-        """Return what a piece sees as matrices, columns copied into the workspace."""
-        seen = self.seen(*piece)
+    def seen(self, piece: Piece, workspace: Array) -> list[Array]:
+        """Return what a piece sees, as matrices (bands, inner, columns): views, or columns copied to the workspace."""
+        first, last, start, end = piece
+        h, c, w, n = self.x.strides
+        corner = self.x[first * self.band * self.sh :, :, start * self.sw :]
+        step, count = self.band * self.sh * h, last - first
         if self.views:
-            return seen
-        size = seen[0].size
-        columns = workspace[:size].reshape(seen[0].shape)
-        np.copyto(columns, seen[0])
-        return [columns.reshape(self.inner, columns.shape[3] * self.n)]
+            length = (end - start) * self.n
+            shape = (count, self.depth, self.c, length)
+            shifted = [corner[:, :, j * self.dw :] for j in range(self.kw)]
+            # (row, channel) lie one stride apart, and so do (column, sample), unless rows are left out.
+            parts = [as_strided(x, shape, (step, h * self.dh, c, n), writeable=False) for x in shifted]
+            if self.dh == 1:
+                flat = (count, self.inner, length)
+                return [as_strided(x, flat, (step, c, n), writeable=False) for x in shifted]
+            return [part.reshape(count, self.inner, length) for part in parts]
+        windows = as_strided(
+            corner,
+            (count, self.depth, self.c, self.kw, end - start, self.n),
+            (step, h * self.dh, c, w * self.dw, w * self.sw, n),
+            writeable=False,
+        )
+        columns = workspace[: windows.size].reshape(windows.shape)
+        np.copyto(columns, windows)
+        return [columns.reshape(count, self.inner, (end - start) * self.n)]
 
     def workspace(self) -> Array:
         """Return memory for the columns or the partial sums of the largest piece."""
         rows = self.band * self.o if self.views else self.inner
-        width = max((end - start for _, start, end in self.pieces), default=0) * self.n
-        return np.empty(rows * width, self.x.dtype)
+        size = max(((last - first) * (end - start) for first, last, start, end in self.pieces), default=0)
+        return np.empty(rows * size * self.n, self.x.dtype)
 
-    def share(self, task: Callable[[list[tuple[int, int, int]]], Any]) -> list[Any]:
+    def share(self, task: Callable[[list[Piece]], Any]) -> list[Any]:
         """Run `task(pieces)` in as many threads as pay, each on a contiguous part of the pieces."""
         with single_threaded_blas():
-            count = min(cpus(), len(self.pieces)) if self.work > _SMALL else 1
-            if count == 1:
+            count = min(self.threads, len(self.pieces))
+            if count <= 1:
                 return [task(self.pieces)]
             ends = [i * len(self.pieces) // count for i in range(count + 1)]
             return _crew.run([partial(task, self.pieces[a:b]) for a, b in pairwise(ends)])
@@ -188,14 +194,11 @@ def correlate(x: Array, weight: Array, bias: Array | None, *, stride: Pair, dila
     y: Array = np.empty((plan.oh, plan.o, plan.ow, plan.n), x.dtype)
     offsets = None if bias is None else np.tile(bias, plan.band)[:, None]
 
-    def task(pieces: list[tuple[int, int, int]]) -> None:
+    def task(pieces: list[Piece]) -> None:
         workspace = plan.workspace()
         for piece in pieces:
-            row, start, end = piece
-            block = y[row : row + plan.band].reshape(plan.band * plan.o, plan.ow * plan.n)[
-                :, start * plan.n : end * plan.n
-            ]
-            for number, (matrix, seen) in enumerate(zip(matrices, plan.gathered(piece, workspace), strict=True)):
+            block = plan.block(y, piece)
+            for number, (matrix, seen) in enumerate(zip(matrices, plan.seen(piece, workspace), strict=True)):
                 if number == 0:
                     np.matmul(matrix, seen, out=block)
                 else:
@@ -214,17 +217,12 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, dilation
     oh, o, ow, _ = g.shape
     plan = _Plan(x, (o, x.shape[1], *kernel), stride, dilation, (oh, ow))
 
-    def task(pieces: list[tuple[int, int, int]]) -> list[Array]:
+    def task(pieces: list[Piece]) -> list[Array]:
         workspace = plan.workspace()
         totals: list[Array] = []
         for piece in pieces:
-            row, start, end = piece
-            block = g[row : row + plan.band].reshape(plan.band * o, ow * plan.n)[:, start * plan.n : end * plan.n]
-            # BLAS is faster with the higher matrix first.
-            parts = [
-                np.matmul(block, seen.T) if len(block) >= len(seen) else np.matmul(seen, block.T).T
-                for seen in plan.gathered(piece, workspace)
-            ]
+            block = plan.block(g, piece)
+            parts = [_outer(block, seen) for seen in plan.seen(piece, workspace)]
             totals = [total + part for total, part in zip(totals, parts, strict=True)] if totals else parts
         return totals
 
@@ -233,6 +231,17 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, dilation
     for share in shares[1:]:
         totals = [a + b for a, b in zip(totals, share, strict=True)]
     return plan.from_weights(totals)
+
+
+def _outer(a: Array, b: Array) -> Array:
+    """Return Σ a[k] b[k]ᵀ over the matrices of two batches."""
+    # BLAS is faster with the higher matrix first.
+    if a.shape[1] >= b.shape[1]:
+        products = np.matmul(a, b.transpose(0, 2, 1))
+    else:
+        products = np.matmul(b, a.transpose(0, 2, 1)).transpose(0, 2, 1)
+    total: Array = products[0] if len(products) == 1 else products.sum(axis=0)
+    return total
 
 
 def spread(g: Array, weight: Array, *, size: Pair, stride: Pair, dilation: Pair) -> Array:
