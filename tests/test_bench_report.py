@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def test_contestants_take_turns():
     order = []
     times = compare({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 0.0, turns=4)
     measured = order[8:]  # after three calls to warm up and one to see how long a call takes, of each
-    changes = sum(x != y for x, y in zip(measured, measured[1:], strict=False))
+    changes = sum(x != y for x, y in pairwise(measured))
     assert changes == 7
     assert len(times["a"]) == len(times["b"]) == measured.count("a")
     assert min(*times["a"], *times["b"]) >= 0
