@@ -177,22 +177,16 @@ def _conv2d_weight_gradient(x, g, *, kernel, stride, padding, dilation, groups):
 
 
 def _pool_output(image, kernel, stride, padding, dilation, ceil_mode):
-    """Count windows by moving one: it must end inside; in ceil mode it must only start before the padding behind."""
+    """Count windows by moving one: it must end inside; in ceil mode the last may reach less than a stride beyond."""
     sizes = []
     for a in (0, 1):
         before, after = padding[a]
         positions = 0
         while True:
             start = positions * stride[a] - before
-            end = start + dilation[a] * (kernel[a] - 1)
-            if end > image[a] + after - 1:
-                if (
-                    ceil_mode
-                    and positions
-                    and start < image[a]
-                    and start - stride[a] + dilation[a] * (kernel[a] - 1) < (image[a] + after - 1)
-                ):
-                    positions += 1
+            beyond = start + dilation[a] * (kernel[a] - 1) - (image[a] + after - 1)
+            if beyond > 0:
+                positions += ceil_mode and beyond < stride[a] and start < image[a]
                 break
             positions += 1
         sizes.append(positions)

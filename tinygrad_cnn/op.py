@@ -78,6 +78,7 @@ class Op:
             for p in parameters
             if p.kind is Parameter.KEYWORD_ONLY and p.default is not Parameter.empty
         }
+        self.usual: dict[str, Any] | None = None  # the completed defaults, once they were needed
         self.convert = convert
         self.shape = shape
         self.flops = flops
@@ -155,8 +156,12 @@ class Op:
         return options
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        if options or self.defaults:
+        if options:
             options = self.complete(options)
+        elif self.defaults:
+            if self.usual is None:
+                self.usual = self.complete(options)
+            options = self.usual.copy()
         traced = xp = dtype = None
         requires_grad = mixed = replaced = foreign = False
         arrays = []
@@ -203,7 +208,7 @@ class Op:
             output = xp.asarray(output)  # NumPy's arithmetic returns scalars where an array has no axes
         if traced is None:
             result = output
-        elif requires_grad and state.recording and self._passes_gradient(inputs, output):
+        elif requires_grad and state.recording and output.dtype.kind == "f" and self._passes_gradient(inputs):
             index = next_index()
             node = Node(self, inputs, options, output, index, state.scope)
             if exposed or foreign:
@@ -245,10 +250,8 @@ class Op:
             for i, a in enumerate(arrays)
         ]
 
-    def _passes_gradient(self, inputs: tuple[Any, ...], output: Any) -> bool:
-        """Whether some input that requires a gradient has a rule, and the output can carry one."""
-        if output.dtype.kind != "f":
-            return False
+    def _passes_gradient(self, inputs: tuple[Any, ...]) -> bool:
+        """Whether some input that requires a gradient has a rule."""
         if not self.constants:
             return bool(self.vjps)
         return any(isinstance(x, Traced) and x.requires_grad and self.rule(i) is not None for i, x in enumerate(inputs))

@@ -36,6 +36,8 @@ def share_at_zero(value: Any) -> float:
     Raises:
         OptionError: it is neither one of the three words nor a number from 0 to 1.
     """
+    if value.__class__ is float and 0.0 <= value <= 1.0:
+        return float(value)
     if isinstance(value, str) and value in AT_ZERO:
         return AT_ZERO[value]
     if isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1:
