@@ -206,13 +206,14 @@ def _max_pool2d(x, *, kernel, stride, padding, dilation, ceil_mode, ties):
     output = _pool_output(x.shape[2:], kernel, stride, padding, dilation, ceil_mode)
     y = np.zeros((*x.shape[:2], *output))
     for n, c, i, j in np.ndindex(*y.shape):
-        y[n, c, i, j] = max(x[n, c, r, k] for r, k in _window(i, j, x.shape[2:], kernel, stride, padding, dilation))
+        window = _window(i, j, x.shape[2:], kernel, stride, padding, dilation)
+        y[n, c, i, j] = max([x[n, c, r, k] for r, k in window], default=-math.inf)  # nothing but padding: -inf
     return y
 
 
 def _maxima(x, n, c, i, j, kernel, stride, padding, dilation, ties):
     window = list(_window(i, j, x.shape[2:], kernel, stride, padding, dilation))
-    best = max(x[n, c, r, k] for r, k in window)
+    best = max([x[n, c, r, k] for r, k in window], default=-math.inf)
     places = [(n, c, r, k) for r, k in window if x[n, c, r, k] == best]
     return places[:1] if ties == "first" else places
 
@@ -230,7 +231,7 @@ def _max_pool2d_select(u, x, y, *, kernel, stride, padding, dilation, ceil_mode,
     result = np.zeros(y.shape)
     for n, c, i, j in np.ndindex(*y.shape):
         places = _maxima(x, n, c, i, j, kernel, stride, padding, dilation, ties)
-        result[n, c, i, j] = sum(u[place] for place in places) / len(places)
+        result[n, c, i, j] = sum(u[place] for place in places) / max(1, len(places))
     return result
 
 

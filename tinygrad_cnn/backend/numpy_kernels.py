@@ -291,6 +291,8 @@ def max_pool2d_input_gradient(
     `ties="split"` they get equal shares.
     """
     halves = kernel == stride == (2, 2) and dilation == (1, 1) and not any(map(any, padding))
+    # In ceil mode the last window may reach beyond the image; then it has no second row or column.
+    halves = halves and 2 * g.shape[2] <= x.shape[2] and 2 * g.shape[3] <= x.shape[3]
     if halves and ties == "first" and g.dtype == x.dtype and not np.isnan(y).any():
         return _halved_gradient(g, x)
     maxima = _Maxima(x, y, kernel, stride, padding, dilation, ties)

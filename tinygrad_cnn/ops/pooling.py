@@ -121,6 +121,7 @@ def _max_samples(rng: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
     yield rng.normal(size=(1, 2, 6, 7)), {"kernel": (2, 3), "stride": 2, "ceil_mode": True, "dilation": (2, 1)}
     yield rng.normal(size=(1, 2, 5, 5)), {"kernel": 3, "stride": 2, "padding": ((1, 0), (0, 1)), "ties": "split"}
     yield rng.normal(size=(1, 1, 4, 4)), {**plain, "ties": "split"}
+    yield rng.normal(size=(1, 2, 5, 3)), {**plain, "ceil_mode": True}
     yield rng.normal(size=(0, 2, 4, 4)), plain
     yield rng.normal(size=(2, 1, 1, 1)), {"kernel": 1, "stride": 1}
 
