@@ -9,7 +9,9 @@ import math
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
+from cuda_on_cpu import COMPILER, CpuModule
 
+from tinygrad_cnn.backend.cuda_kernels import CudaKernels
 from tinygrad_cnn.backend.device import Backend, register
 from tinygrad_cnn.backend.device_kernels import DeviceKernels
 
@@ -208,7 +210,18 @@ def to_host(array):
 
 
 xp = Module()
-_kernels = DeviceKernels(xp, lambda x: Array(np.vectorize(math.erf, otypes=[x.dtype])(x._held)))
+
+
+def _erf(x):
+    return Array(np.vectorize(math.erf, otypes=[x.dtype])(x._held))
+
+
+def _raw_module(code, options=()):
+    return CpuModule(code, options, unwrap=lambda a: a._held if isinstance(a, Array) else a)
+
+
+# With a C++ compiler the kernels in CUDA C run too, each thread as a fiber; without one, the generic table serves.
+_kernels = CudaKernels(xp, _erf, _raw_module) if COMPILER else DeviceKernels(xp, _erf)
 
 
 def install():

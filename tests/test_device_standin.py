@@ -96,9 +96,13 @@ def test_losses_are_the_same(loss):
     same(results[0][1], results[1][1])
 
 
-def train(device, optimizer, steps=3):
+def small():
+    return nn.Sequential(nn.Conv2d(1, 2, 5, stride=3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32, 10))
+
+
+def train(device, optimizer, build, steps=3):
     tg.manual_seed(0)
-    model = models.LeNet5().double()
+    model = build().double()
     model.to(device)
     rule = optimizer(list(model.parameters()))
     rng = np.random.default_rng(0)
@@ -125,9 +129,17 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_lenet_trains_the_same_on_both_libraries(optimizer):
-    losses, state = train("cpu", optimizer)
-    other_losses, other_state = train("standin", optimizer)
+def test_a_network_trains_the_same_on_both_libraries(optimizer):
+    check_training(optimizer, small)
+
+
+def test_lenet_trains_the_same_on_both_libraries():
+    check_training(OPTIMIZERS["Adam"], models.LeNet5)
+
+
+def check_training(optimizer, build):
+    losses, state = train("cpu", optimizer, build)
+    other_losses, other_state = train("standin", optimizer, build)
     np.testing.assert_allclose(losses, other_losses, rtol=1e-10)
     for name, value in state.items():
         assert isinstance(other_state[name].array, standin.Array)

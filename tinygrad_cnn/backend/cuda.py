@@ -9,8 +9,8 @@ import cupy
 from cupyx.scipy.special import erf
 
 from ..errors import DeviceError
+from .cuda_kernels import CudaKernels
 from .device import Backend
-from .device_kernels import DeviceKernels
 
 __all__ = ["backend"]
 
@@ -45,7 +45,7 @@ def _make_generator(seed: int, index: int) -> Any:
 
 def backend() -> Backend:
     """Describe CuPy to the device layer."""
-    table = DeviceKernels(cupy, erf)
+    table = CudaKernels(cupy, erf, cupy.RawModule)
     return Backend(
         kind="cuda",
         array_type=cupy.ndarray,

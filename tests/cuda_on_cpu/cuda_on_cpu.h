@@ -1,0 +1,123 @@
+// Just enough of CUDA C to compile a kernel with g++ and run it: every thread of a block is a fiber, and a barrier hands
+// over to the next fiber that has not reached it. Blocks run one after the other, threads in an order shuffled by a seed,
+// so that a missing barrier shows. Kernels that share nothing between threads run as plain calls, which is much faster.
+#pragma once
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__ static
+#define __shared__ static
+#define __restrict__ __restrict
+using std::exp;
+using std::log;
+using std::sqrt;
+
+struct Index3 { unsigned x = 0, y = 0, z = 0; };
+static Index3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace on_cpu {
+enum State { ready, waiting, finished };
+struct Fiber {
+    ucontext_t context;
+    State state;
+    std::vector<char> stack = std::vector<char>(1 << 16);
+};
+static std::vector<Fiber> fibers;
+static ucontext_t scheduler;
+static unsigned current;
+static void (*body)(void*);
+static void* arguments;
+
+static void enter() {
+    body(arguments);
+    fibers[current].state = finished;
+    swapcontext(&fibers[current].context, &scheduler);
+}
+
+static void barrier() {
+    unsigned me = current;
+    fibers[me].state = waiting;
+    swapcontext(&fibers[me].context, &scheduler);
+}
+
+static void run_block_without_fibers(std::mt19937& random) {
+    std::vector<unsigned> order(blockDim.x);
+    for (unsigned t = 0; t < blockDim.x; t++) order[t] = t;
+    std::shuffle(order.begin(), order.end(), random);
+    for (unsigned t : order) {
+        threadIdx.x = t;
+        body(arguments);
+    }
+}
+
+// Run one block; return whether some threads left while others waited at a barrier.
+static bool run_block(std::mt19937& random) {
+    unsigned n = blockDim.x;
+    if (fibers.size() < n) fibers.resize(n);
+    std::vector<unsigned> order(n);
+    for (unsigned t = 0; t < n; t++) {
+        order[t] = t;
+        fibers[t].state = ready;
+        getcontext(&fibers[t].context);
+        fibers[t].context.uc_stack.ss_sp = fibers[t].stack.data();
+        fibers[t].context.uc_stack.ss_size = fibers[t].stack.size();
+        fibers[t].context.uc_link = &scheduler;
+        makecontext(&fibers[t].context, enter, 0);
+    }
+    bool diverged = false;
+    for (;;) {
+        std::shuffle(order.begin(), order.end(), random);
+        for (unsigned t : order)
+            if (fibers[t].state == ready) {
+                current = t;
+                threadIdx.x = t;
+                swapcontext(&scheduler, &fibers[t].context);
+            }
+        unsigned at_barrier = 0, done = 0;
+        for (unsigned t = 0; t < n; t++) at_barrier += fibers[t].state == waiting, done += fibers[t].state == finished;
+        if (!at_barrier) return diverged;
+        diverged |= done != 0;
+        for (unsigned t = 0; t < n; t++)
+            if (fibers[t].state == waiting) fibers[t].state = ready;
+    }
+}
+
+template <class... A, std::size_t... I>
+void call(void (*kernel)(A...), void** values, std::index_sequence<I...>) {
+    kernel(*static_cast<std::remove_const_t<A>*>(values[I])...);
+}
+
+template <class... A>
+int launch(void (*kernel)(A...), unsigned blocks, unsigned threads, void** values, unsigned seed, bool shares) {
+    struct Call { void (*kernel)(A...); void** values; } what{kernel, values};
+    arguments = &what;
+    body = [](void* p) {
+        auto* c = static_cast<Call*>(p);
+        call(c->kernel, c->values, std::index_sequence_for<A...>{});
+    };
+    gridDim.x = blocks;
+    blockDim.x = threads;
+    std::mt19937 random(seed);
+    std::vector<unsigned> order(blocks);
+    for (unsigned b = 0; b < blocks; b++) order[b] = b;
+    std::shuffle(order.begin(), order.end(), random);
+    int diverged = 0;
+    for (unsigned b : order) {
+        blockIdx.x = b;
+        if (shares) diverged += run_block(random);
+        else run_block_without_fibers(random);
+    }
+    return diverged;
+}
+}  // namespace on_cpu
+
+static inline void __syncthreads() { on_cpu::barrier(); }
