@@ -19,7 +19,7 @@ from tinygrad_cnn.cli import main, networks
 
 FILES = {
     "checkpoint.safetensors", "model.safetensors", "history.jsonl", "history.csv", "mistakes.csv", "summary.txt",
-    "options.json", "curves.png", "curves.svg", "mistakes.png",
+    "test.json", "options.json", "curves.png", "curves.svg", "mistakes.png",
 }  # fmt: skip
 
 
@@ -86,6 +86,7 @@ def test_a_run_writes_all_its_files_and_prints_what_they_say(folder, tmp_path, c
     matrix = np.array([[int(n.replace("·", "0")) for n in re.findall(r"\d+(?![.\d ]*%)|·", line)[1:11]]
                        for line in printed.splitlines() if re.match(r" +\d .*(%|-)$", line)][-10:])  # fmt: skip
     assert matrix.tolist() == result.confusion.tolist()
+    assert json.loads((run / "test.json").read_text())["confusion"] == result.confusion.tolist()
     assert "61,706" in (run / "summary.txt").read_text().replace(" ", ",").replace("\u202f", ",")
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (run / "curves.svg").read_bytes()[:1000]

@@ -97,6 +97,35 @@ def test_a_run_broken_off_at_a_step_resumes_to_the_same_weights_bit_for_bit(kind
         assert history.column(name) == expected.column(name)
 
 
+@pytest.mark.parametrize("stop", [1, 2, 3, 5])
+def test_a_run_of_replayed_steps_resumes_to_the_same_weights_bit_for_bit(stop, tmp_path):
+    from tinygrad_cnn import compile, models
+
+    def lenet(seed):
+        setup = Setup(seed=seed)
+        rng = np.random.default_rng(0)
+        pictures = data.ArrayDataset(rng.random((40, 1, 28, 28)).astype(np.float32), rng.integers(0, 10, 40))
+        setup.model = models.LeNet5()
+        setup.optimizer = optim.Adam(setup.model.parameters())
+        setup.loader = data.DataLoader(pictures, 16, shuffle=True, seed=seed)  # the third batch is smaller
+        setup.validation = None
+        return setup
+
+    straight = lenet(0)
+    step = compile(straight.model, nn.functional.cross_entropy, straight.optimizer, at_once=True)
+    for x, y in lenet(0).loader:
+        step(x, y)
+    assert step.replays == 3  # the first of each shape too
+    straight = lenet(0)
+    straight.fit(epochs=2)
+    first = lenet(0)
+    steps = iter(range(1, 100))
+    first.fit(epochs=2, checkpoint=tmp_path / "c", should_stop=lambda: next(steps) >= stop)
+    second = lenet(5)
+    second.fit(epochs=2, checkpoint=tmp_path / "c", resume=True)
+    assert second.weights() == straight.weights()
+
+
 @pytest.mark.parametrize("stop", [2, 5])
 @pytest.mark.parametrize("kind", ["onecycle", "step", "plateau"])
 def test_a_schedule_resumes_too(kind, stop, tmp_path):

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from .. import data, train
     from .console import output
     from .progress import duration
-    from .report import print_evaluation
+    from .report import as_json, print_evaluation
 
     trained = networks.load(arguments.network or networks.latest_run())
     splits = data.mnist(arguments.data, normalise=trained.normalise)
@@ -55,12 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
                     "model": trained.name,
                     "data": str(Path(arguments.data)) if arguments.data else "MNIST",
                     "split": arguments.split,
-                    "count": result.count,
-                    "accuracy": result.accuracy,
-                    "loss": result.loss,
-                    "confusion": result.confusion.tolist(),
-                    "mistakes": result.mistakes.tolist(),
-                    "seconds": round(result.seconds, 3),
+                    **as_json(result),
                 }
             )
         )

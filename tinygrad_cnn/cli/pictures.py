@@ -42,7 +42,7 @@ def draw_curves(history: History, paths: list[Path]) -> None:
             )
         axes.set_xlabel("epoch")
         axes.set_title(name, fontsize=10, loc="left")
-        axes.set_ylim(bottom=0)
+        _scale(axes)
         axes.locator_params(axis="x", integer=True)
         axes.grid(True, alpha=0.25, linewidth=0.5)
         for side in ("top", "right"):
@@ -74,6 +74,20 @@ def draw_mistakes(images: Any, result: Evaluation, paths: list[Path], most: int 
         axes.set_title(f"{result.labels[i]} → {result.predictions[i]}", fontsize=9, color="#b3261e", pad=2)
         axes.text(0.5, -0.04, f"#{i}", transform=axes.transAxes, fontsize=6, color="#777777", ha="center", va="top")
     _save(figure, paths)
+
+
+def _scale(axes: Any) -> None:
+    """Let values that fall over more than one order of magnitude be read at both ends."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    values = [v for line in axes.lines[:2] for v in line.get_ydata() if v is not None]
+    if min(values) <= 0 or max(values) < 10 * min(values):
+        axes.set_ylim(bottom=0)
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _figure(width: float, height: float) -> Any:

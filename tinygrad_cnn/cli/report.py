@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from ..train import Evaluation, History, write_text
 
-__all__ = ["confusion_text", "print_evaluation", "write_history", "write_mistakes"]
+__all__ = ["as_json", "confusion_text", "print_evaluation", "write_history", "write_mistakes", "write_result"]
 
 
 def print_evaluation(console: Console, result: Evaluation, what: str = "test") -> None:
@@ -59,6 +60,23 @@ def write_mistakes(folder: Path, result: Evaluation) -> None:
     for i in result.mistakes:
         writer.writerow([i, result.labels[i], result.predictions[i], f"{result.confidence[i]:.4f}"])
     write_text(folder / "mistakes.csv", text.getvalue())
+
+
+def write_result(folder: Path, result: Evaluation) -> None:
+    """Write test.json: accuracy, loss and confusion matrix."""
+    write_text(folder / "test.json", json.dumps(as_json(result)) + "\n")
+
+
+def as_json(result: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as numbers and lists."""
+    return {
+        "count": result.count,
+        "accuracy": result.accuracy,
+        "loss": result.loss,
+        "confusion": result.confusion.tolist(),
+        "mistakes": result.mistakes.tolist(),
+        "seconds": round(result.seconds, 3),
+    }
 
 
 def grouped(number: int) -> str:

@@ -62,7 +62,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     )
     parser.epilog = (
         "Ctrl-C ends after the current step; `tinygrad-cnn train --resume FOLDER` goes on to the same weights, "
-        "bit for bit.\nThe run folder holds checkpoint.safetensors, model.safetensors, history.jsonl, history.csv,\n"
+        "bit for bit.\nThe run folder holds checkpoint.safetensors, model.safetensors, history.jsonl, history.csv,\ntest.json, "
         "mistakes.csv, summary.txt, options.json and, with the extra `plot`, curves and mistakes as pictures."
     )
     defaults, best = Options(), RECIPES["best"]
@@ -224,7 +224,7 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
     from .. import data, nn, train
     from .console import output
     from .progress import TrainingDisplay, duration
-    from .report import print_evaluation, write_history, write_mistakes
+    from .report import print_evaluation, write_history, write_mistakes, write_result
 
     started = time.perf_counter()
     console = output()
@@ -283,6 +283,7 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
     train.save_state_dict_file(folder / networks.WEIGHTS, model.state_dict(), {"network": json.dumps(note)})
     result = train.evaluate(model, data.DataLoader(splits.test, 500))
     print_evaluation(console, result)
+    write_result(folder, result)
     write_mistakes(folder, result)
     if not arguments.no_pictures:
         _pictures(console, folder, history, splits.test.images, result)
