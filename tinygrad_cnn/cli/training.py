@@ -61,9 +61,9 @@ def command(parser: argparse.ArgumentParser) -> Run:
         "Without options: LeNet-5 with Adam, at least 99.0 % right on the 10 000 test digits."
     )
     parser.epilog = (
-        "Ctrl-C ends after the current step; `tinygrad-cnn train --resume FOLDER` goes on to the same weights, "
-        "bit for bit.\nThe run folder holds checkpoint.safetensors, model.safetensors, history.jsonl, history.csv,\ntest.json, "
-        "mistakes.csv, summary.txt, options.json and, with the extra `plot`, curves and mistakes as pictures."
+        "Ctrl-C ends after the current step; `tinygrad-cnn train --resume FOLDER` goes on to the same weights,\n"
+        "bit for bit. The run folder holds checkpoint.safetensors, model.safetensors, history.jsonl, history.csv,\n"
+        "test.json, mistakes.csv, summary.txt, options.json and, with the extra `plot`, pictures of curves and mistakes."
     )
     defaults, best = Options(), RECIPES["best"]
 
