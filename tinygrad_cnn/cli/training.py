@@ -62,8 +62,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
     )
     parser.epilog = (
         "Ctrl-C ends after the current step; `tinygrad-cnn train --resume FOLDER` goes on to the same weights,\n"
-        "bit for bit. The run folder holds checkpoint.safetensors, model.safetensors, history.jsonl, history.csv,\n"
-        "test.json, mistakes.csv, summary.txt, options.json and, with the extra `plot`, pictures of curves and mistakes."
+        "bit for bit. Its folder holds checkpoint.safetensors, model.safetensors, history.jsonl, history.csv,\n"
+        "test.json, mistakes.csv, summary.txt, options.json and (extra `plot`) pictures of curves and mistakes."
     )
     defaults, best = Options(), RECIPES["best"]
 
