@@ -372,6 +372,7 @@ def broken_states():
     yield lambda s: {**s, "param_groups": s["param_groups"] * 2}, "has 2 parameter groups, this one 1"
     yield change(lambda s: s["param_groups"][0]["params"].pop()), "has 1 parameters, this one 2"
     yield change(lambda s: s["param_groups"][0].pop("betas")), "lacks betas"
+    yield change(lambda s: s["param_groups"][0].update(rho=0.9)), "does not know: rho"
     yield change(lambda s: s["param_groups"][0].update(lr=-1)), "lr must be at least 0"
     yield change(lambda s: s["state"].update({7: s["state"][0]})), "state for parameter 7"
     yield change(lambda s: s["state"][0].pop("exp_avg")), "was it saved from another optimizer"

@@ -282,6 +282,12 @@ class Optimizer:
                     f"{self._name}: group {number} of the state dict lacks {', '.join(sorted(missing))}; "
                     "was it saved from another optimizer?"
                 )
+            unknown = theirs.keys() - self.defaults.keys() - {"params", "initial_lr"}
+            if unknown:
+                raise CheckpointError(
+                    f"{self._name}: group {number} of the state dict has options this optimizer does not know: "
+                    f"{', '.join(sorted(unknown))}; was it saved from another one?"
+                )
             # JSON knows no tuples: betas come back as lists.
             options = {k: tuple(v) if isinstance(v, list) else v for k, v in theirs.items() if k != "params"}
             try:
