@@ -140,3 +140,25 @@ def test_the_command_explains_what_is_wrong(words, message, tmp_path, monkeypatc
     assert main(words) == 1
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bookkeeping_that_does_not_lead_to_the_result_is_left_out():
+    model = nn.Sequential(nn.BatchNorm2d(3))
+    with viz.record() as rec:
+        model(randn(2, 3, 4, 4)).sum().backward()
+    counted = [n for n in rec.graph.nodes if n.inputs[0].value == "Sequential.0.num_batches_tracked"]
+    assert len(counted) == 1
+    drawn = viz.draw(rec).diagram
+    assert counted[0].id not in [box.id for box in drawn.boxes]
+    assert "1 ops that do not lead" in drawn.description
+
+
+def test_a_mask_that_a_module_makes_is_its_constant_and_the_images_are_an_input():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+    with viz.record() as rec:
+        for _ in range(2):
+            model(randn(2, 4)).sum().backward()
+    roles = [v.role for v in rec.graph.values if v.role in ("input", "constant")]
+    assert sorted(roles) == ["constant", "constant", "input", "input"]
+    mask = next(v for v in rec.graph.values if v.role == "constant")
+    assert next(b for b in viz.draw(rec).diagram.boxes if b.id == mask.id).cluster is not None

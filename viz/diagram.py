@@ -194,11 +194,30 @@ class _Chooser:
     def _shown_nodes(self) -> list[OpNode]:
         nodes = self.ir.nodes
         rules = [node for node in nodes if node.rule_of is not None]
-        if self.mode == "forward":
-            return [node for node in nodes if node.rule_of is None]
         if self.mode == "backward":
             return rules or [node for node in nodes if any(x.live for x in node.inputs) or node.freed]
-        return nodes
+        leading = self._leading(rules)
+        nodes = [node for node in nodes if node.id in leading]
+        return nodes if self.mode == "both" else [node for node in nodes if node.rule_of is None]
+
+    def _leading(self, rules: list[OpNode]) -> set[str]:
+        """Return the ops that lead to an output or to an op of the backward pass; bookkeeping beside them is left out.
+
+        A batch normalisation that counts its calls is such bookkeeping.
+        """
+        leading = {node.id for node in rules}
+        pending = [self.values[id].maker for id in self.ir.outputs] + [node.id for node in rules]
+        if not self.ir.outputs:
+            return {node.id for node in self.ir.nodes}
+        seen: set[str] = set()
+        while pending:
+            id = pending.pop()
+            if id is None or id in seen:
+                continue
+            seen.add(id)
+            leading.add(id)
+            pending += [self.values[x.value].maker for x in self.nodes[id].inputs if x.value is not None]
+        return leading
 
     def _real(self, id: str) -> str:
         while id in self.alias:
@@ -781,6 +800,9 @@ class _Chooser:
         if parameters:
             text += f", {count_text(sum(math.prod(v.shape) for v in parameters))} parameters"
         text += f", drawn as {len(boxes)} boxes."
+        beside = sum(node.rule_of is None for node in self.ir.nodes) - sum(n.rule_of is None for n in self.shown)
+        if self.mode != "backward" and beside:
+            text += f" {beside} ops that do not lead to the result are left out."
         if self.mode != "backward":
             text += " Solid arrows: values flowing forward."
         if self.mode != "forward":

@@ -245,7 +245,8 @@ class Value:
     Attributes:
         id: the maker's id and ".y"; a parameter's path; a given name; else "input:k" or "constant:k".
         role: "parameter" (a leaf that needs a gradient), "buffer" (a tensor that a module holds but does not learn),
-            "input" (another leaf), "constant" (a plain array, such as labels) or "result" (an op made it).
+            "input" (another leaf), "constant" (a plain array such as labels, or a leaf that a module made for itself
+            while it ran, such as the mask of a dropout) or "result" (an op made it).
         shape, dtype, device, bytes: of the array.
         name: its given name or parameter path, or None.
         requires_grad: whether gradients flow into it.
@@ -695,6 +696,8 @@ class Builder:
         self.values: dict[int, Value] = {}
         self.leaves: dict[int, Traced] = {}  # kept, so that their gradient can be read at the end
         self._scopes: dict[Scope, Module] = {}
+        self._tops: dict[str, str] = {}  # module call -> outermost call around it
+        self._begun: dict[str, int] = {}  # outermost module call -> index of the first node in it
         self._roots: list[Any] = []
         self._paths: dict[int, str] = {}  # id of a module or parameter -> path; the roots keep them alive
         self._calls: dict[str, int] = {}
@@ -748,6 +751,7 @@ class Builder:
             _options(module),
         )
         self.graph.modules.append(made)
+        self._tops[made.id] = made.id if parent is None else self._tops[parent.id]
         return made
 
     def _adopt(self, module: Any, parent: Module | None) -> str:
@@ -778,8 +782,8 @@ class Builder:
 
     # -- values
 
-    def value(self, x: Traced, name: str | None = None) -> Value:
-        """Return the record of a traced value, making that of a leaf met for the first time."""
+    def value(self, x: Traced, name: str | None = None, module: Module | None = None) -> Value:
+        """Return the record of a traced value, making that of a leaf met for the first time, in a call of `module`."""
         known = self.values.get(x.index)
         if known is not None:
             return known
@@ -787,6 +791,8 @@ class Builder:
         path = self._paths.get(id(x))
         name = x.name or path or name
         role = "parameter" if x.requires_grad else "input" if path is None else "buffer"
+        if role == "input" and module is not None and x.index > self._begun.get(self._tops[module.id], x.index):
+            role = "constant"
         id_ = self._free(name) if name is not None else self._free(self._numbered(role))
         made = self._value(id_, role, x.array, name, x.requires_grad)
         self.values[x.index] = made
@@ -842,9 +848,11 @@ class Builder:
             op.family,
             {key: option_text(v) for key, v in options.items()},
         )
+        if module is not None:
+            self._begun.setdefault(self._tops[module.id], index)
         shapes: list[Any] = []
         for position, x in enumerate(inputs or ()):
-            made.inputs.append(self._input(op, position, x, made, requires_grad))
+            made.inputs.append(self._input(op, position, x, made, requires_grad, module))
             array = x.array if isinstance(x, Traced) else x
             shapes.append(None if array is None else tuple(getattr(array, "shape", ())))
         if output is not None:
@@ -865,14 +873,14 @@ class Builder:
             made.saved = self._saved(op, inputs, made, value)
         return made
 
-    def _input(self, op: Any, position: int, x: Any, node: OpNode, recorded: bool) -> Input:
+    def _input(self, op: Any, position: int, x: Any, node: OpNode, recorded: bool, module: Module | None) -> Input:
         fixed = len(op.inputs) - 1 if op.variadic else len(op.inputs)
         name = op.inputs[position] if position < fixed else f"{op.inputs[-1]}[{position - fixed}]"
         key = op.inputs[min(position, len(op.inputs) - 1)]
         rule = op.vjps.get(key)
         made = Input(name, derivative=op.texts.get(key, ""))
         if isinstance(x, Traced):
-            value = self.value(x)
+            value = self.value(x, module=module)
             made.live = recorded and x.requires_grad and rule is not None
             if value.role == "parameter" and made.live:
                 node.parameters += math.prod(value.shape)

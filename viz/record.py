@@ -81,10 +81,13 @@ class Recorder(Observer):
         return graph
 
     def _outputs(self) -> list[str]:
-        """Return what was differentiated, or else what nothing recorded has read."""
-        seeded = [seed.value for walk in self._builder.graph.walks[:1] for seed in walk.seeds]
-        values = self._builder.graph.values
-        return seeded or [value.id for value in values if value.maker is not None and not value.readers]
+        """Return what was differentiated and what still could be: results with a gradient that nothing has read."""
+        graph = self._builder.graph
+        inner = {node.output for node in graph.nodes if node.rule_of is not None}
+        ends = [v for v in graph.values if v.maker is not None and not v.readers and v.id not in inner]
+        seeded = [seed.value for walk in graph.walks for seed in walk.seeds]
+        outputs = list(dict.fromkeys([*seeded, *(value.id for value in ends if value.requires_grad)]))
+        return outputs or [value.id for value in ends]
 
     def close(self) -> None:
         """Compare the parameters with the copies made at first sight."""
