@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from operator import is_
 from typing import Any
 
@@ -82,7 +83,7 @@ class CapturedStep:
         self.replays = 0
         self.logits: Any = None
         self._chain: _Chain | None = None
-        self._programs: OrderedDict[Any, Program] = OrderedDict()
+        self._programs: OrderedDict[Any, Program | None] = OrderedDict()
         self._refused: dict[Any, str] = {}
 
     def __call__(self, x: Any, labels: Any) -> Any:
@@ -97,13 +98,12 @@ class CapturedStep:
         self.reason = self._refused.get(key)
         if self.reason is not None:
             return self._run(x, labels)
-        program = self._programs.get(key)
-        if self._chain is None or program is None:
+        if self._chain is None or key not in self._programs:
             return self._run(x, labels, key)
+        program = self._program(self._chain, key)
         if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < program.logits.shape[1]:
             self.reason = "some labels are not classes of the model"
             return self._run(x, labels)
-        self._programs.move_to_end(key)
         return self._replay(self._chain, program, array, targets)
 
     def release(self) -> None:
@@ -125,8 +125,9 @@ class CapturedStep:
                 value = self.loss(output, labels)
             self._record(key, seen, x, labels, output, value)
             if self.at_once and self._chain is not None and key in self._programs:
+                del output, value  # their graph, before the program takes memory
                 targets = labels.array if isinstance(labels, Traced) else labels
-                return self._replay(self._chain, self._programs[key], x.array, targets)
+                return self._replay(self._chain, self._program(self._chain, key), x.array, targets)
         value.backward()
         self.optimizer.step()
         self.logits = output.detach() if isinstance(output, Tensor) else None
@@ -141,9 +142,17 @@ class CapturedStep:
         if self._chain is None or not self._chain.equals(chain):
             self.release()
             self._chain = chain
-        self._programs[key] = Program(self._chain.layers, self._chain.store, len(x.array))
+        self._programs[key] = None
         while len(self._programs) > MOST_PROGRAMS:
             self._programs.popitem(last=False)
+
+    def _program(self, chain: _Chain, key: Any) -> Program:
+        """Return the program for a recorded shape. It is made when first needed: then the recorded graph is gone."""
+        program = self._programs[key]
+        if program is None:
+            program = self._programs[key] = Program(chain.layers, chain.store, key[0][0])
+        self._programs.move_to_end(key)
+        return program
 
     def _replay(self, chain: _Chain, program: Program, array: Any, targets: Any) -> Any:
         self.optimizer.zero_grad()
@@ -152,7 +161,7 @@ class CapturedStep:
         loss = program.run(array, targets, gradients)
         for p, g in zip(chain.tensors, chain.store.split(gradients), strict=True):
             p.grad = p.result_type.made(g)
-        if not chain.update_flat(self.optimizer, gradients):
+        if not chain.update_flat(self.optimizer, gradients, program):
             self.optimizer.step()
         self.replays += 1
         self.logits = Tensor.made(program.logits.copy())
@@ -241,7 +250,7 @@ class _Chain:
                 view[...] = p.array
                 p.array = view
 
-    def update_flat(self, optimizer: Optimizer, gradients: Any) -> bool:
+    def update_flat(self, optimizer: Optimizer, gradients: Any, program: Program) -> bool:
         """Take one step of Adam over all parameters at once; return False if this is not that simple."""
         if type(optimizer) not in (Adam, AdamW) or len(optimizer.param_groups) != 1:
             return False
@@ -261,10 +270,8 @@ class _Chain:
         for p in self.tensors:
             optimizer.state[p]["step"] += 1
             p.edited()
-        kernels(gradients).adam_step(
-            self.store.flat,
-            gradients,
-            *self.moments,
+        update = partial(
+            kernels(gradients).adam_step,
             step=optimizer.state[self.tensors[0]]["step"],
             lr=group["lr"],
             beta1=group["betas"][0],
@@ -273,6 +280,7 @@ class _Chain:
             weight_decay=group["weight_decay"],
             decoupled=group["decoupled_weight_decay"],
         )
+        program.over_parts(update, self.store.flat, gradients, *self.moments)
         return True
 
 

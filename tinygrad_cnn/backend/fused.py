@@ -336,6 +336,12 @@ class Program:
             gradients[start:end] = gradient.ravel()
         return float(sum(losses)) / self.batch
 
+    def over_parts(self, function: Callable[..., Any], *arrays: Array) -> None:
+        """Call a function on equal parts of flat arrays, in as many threads as the program has."""
+        count, size = len(self._shares), len(arrays[0])
+        ends = [size * i // count for i in range(count + 1)]
+        self._crew.run([partial(function, *(a[start:end] for a in arrays)) for start, end in pairwise(ends)])
+
 
 class _Share:
     """What one thread does: its slices of the batch, one after the other, in one set of buffers."""
