@@ -19,7 +19,7 @@ from tinygrad_cnn.cli import main, networks
 
 FILES = {
     "checkpoint.safetensors", "model.safetensors", "history.jsonl", "history.csv", "mistakes.csv", "summary.txt",
-    "test.json", "options.json", "curves.png", "curves.svg", "mistakes.png",
+    "test.json", "options.json", "curves.png", "curves.svg", "confusion.png", "mistakes.png",
 }  # fmt: skip
 
 

@@ -291,10 +291,24 @@ def curves(history: Any, *, theme: str = "light") -> Sheet:
         best = getattr(history, "best_epoch", None)
         if best is not None:
             axes.axvline(best, color=page.colors["soft"], linewidth=1, linestyle=":", label=f"best epoch, {best}")
-        axes.set_ylim(bottom=0)
+        _scale(axes)
         axes.locator_params(axis="x", integer=True)
         page.legend(axes)
     return page.done(f"training curves over {len(rows)} epochs")
+
+
+def _scale(axes: Any) -> None:
+    """Begin at 0, or on a log scale where values over more than one order of magnitude would hide the last ones."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    values = [float(v) for line in axes.lines for v in line.get_ydata() if line.get_linestyle() == "-"]
+    if not values or min(values) <= 0 or max(values) < 10 * min(values):
+        axes.set_ylim(bottom=0)
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def confusion(result: Any, *, classes: Any = None, theme: str = "light") -> Sheet:

@@ -288,7 +288,7 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
     if not arguments.no_pictures:
         _pictures(console, folder, history, splits.test.images, result)
     console.print(f"\nall of it is in {folder}/")
-    console.print(f"look further: tinygrad-cnn predict --model {folder} FILE.png", style="dim")
+    console.print(f"look further: tinygrad-cnn show features {folder}", style="dim")
     return 0
 
 
@@ -371,11 +371,13 @@ def _ending(history: Any, seconds: float, duration: Any) -> str:
 
 
 def _pictures(console: Any, folder: Path, history: Any, images: Any, result: Any) -> None:
-    from .pictures import draw_curves, draw_mistakes
+    from ..viz import at_work
 
     try:
-        draw_curves(history, [folder / "curves.png", folder / "curves.svg"])
-        draw_mistakes(images, result, [folder / "mistakes.png"])
+        for form in ("png", "svg"):
+            at_work.curves(history).save(folder / f"curves.{form}")
+        at_work.confusion(result).save(folder / "confusion.png")
+        at_work.mistakes(images, result).save(folder / "mistakes.png")
     except MissingExtraError as error:
         console.print(f"\nno pictures: {error}", style="dim")
 
