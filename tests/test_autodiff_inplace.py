@@ -131,6 +131,27 @@ def test_a_write_to_the_whole_is_seen_by_who_read_a_view():
         y.backward()
 
 
+VIEWS = {
+    "expand": lambda c: c.expand(4, 2, 3),
+    "T": lambda c: c.T,
+    "index": lambda c: c[::-1, 1:],
+    "reshape": lambda c: c.reshape(6),
+    "einsum": lambda c: ops.einsum("ij->ji", c),
+    "view of a view": lambda c: c.expand(4, 2, 3)[1].reshape(3, 2),
+    "detach": lambda c: c.detach(),
+}
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_every_kind_of_view_is_known_to_be_one(kind):
+    c = Tensor(np.arange(6.0).reshape(2, 3))
+    view = VIEWS[kind](c)
+    y = (Tensor(np.ones(view.shape), requires_grad=True) * view).sum()
+    c.numpy()[...] = 9
+    with pytest.raises(GraphError, match="written to"):
+        y.backward()
+
+
 def test_a_write_to_an_array_given_to_an_op_is_an_error():
     x, c = leaf(1.0, 2.0), np.array([3.0, 4.0])
     y = (x * c).sum()

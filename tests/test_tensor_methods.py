@@ -1,5 +1,8 @@
 """Tensors: making them, what they say about themselves, every method against NumPy, the names PyTorch users know."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -461,6 +464,45 @@ def test_a_clone_passes_gradients_and_a_detached_value_does_not():
     assert not x.detach().requires_grad
     with no_grad():
         assert not x.clone().requires_grad
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_is_a_leaf_of_its_own(duplicate):
+    x = Tensor([2.0], requires_grad=True, name="w")
+    x.grad = Tensor([7.0])
+    y = duplicate(x)
+    assert (y.tolist(), y.requires_grad, y.name, y.grad.tolist(), y.dtype) == ([2], True, "w", [7], float32)
+    x.grad = y.grad = None
+    (x * 3 + y * 5).sum().backward()  # one index for both would mix their gradients
+    assert (x.grad.tolist(), y.grad.tolist()) == ([3], [5])
+    x.data = [9.0]
+    assert y.tolist() == [2]
+    with pytest.raises(GraphError, match=r"\.detach\(\)"):
+        duplicate(x * 2)
+
+
+def test_a_copied_module_has_parameters_of_its_own():
+    first = tg.nn.Linear(2, 1)
+    second = copy.deepcopy(first)
+    x = Tensor([[1.0, 2.0]])
+    (first(x) + second(x) * 10).sum().backward()
+    assert first.weight.grad.tolist() == [[1, 2]]
+    assert second.weight.grad.tolist() == [[10, 20]]
+    assert type(second.weight) is type(first.weight)
+
+
+def test_the_usual_update_by_hand_works():
+    w = Tensor([1.0, 2.0], requires_grad=True)
+    for _ in range(2):
+        (w * w).sum().backward()
+        w.data -= 0.25 * w.grad.data
+        w.grad = None
+    for _ in range(2):
+        (w * w).sum().backward()
+        with no_grad():
+            w -= 0.25 * w.grad
+        w.grad = None
+    assert w.tolist() == [1 / 16, 2 / 16]
 
 
 # NumPy

@@ -354,6 +354,15 @@ class Tensor(Traced):
         detached: Tensor = Tensor.made(array)
         return detached
 
+    def __reduce__(self) -> Any:
+        """Let `copy` and `pickle` make a new leaf: the index of a tensor must never exist twice."""
+        if self.node is not None:
+            raise GraphError(
+                f"a tensor that was computed (by {self.node.op.name}) cannot be copied together with its graph; "
+                "copy .detach(), or use .clone() for a copy that gradients flow through"
+            )
+        return _leaf_again, (type(self), self.array, self.requires_grad, self.name, self.grad)
+
     def clone(self) -> Tensor:
         """Return a copy that gradients flow through."""
         result: Tensor = ops.astype(self, dtype=self.dtype)
@@ -901,6 +910,12 @@ class Tensor(Traced):
     def zero_(self) -> Tensor:
         """Set every element of this leaf to 0 without recording, and return it."""
         return self.fill_(0)
+
+
+def _leaf_again(kind: type[Tensor], array: Any, requires_grad: bool, name: str | None, grad: Any) -> Tensor:
+    leaf: Tensor = kind.made(array.copy())
+    leaf.requires_grad, leaf.name, leaf.grad = requires_grad, name, grad
+    return leaf
 
 
 class _KeepGrad:
