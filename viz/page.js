@@ -507,7 +507,7 @@ function draw() {
     $("canvas").replaceChildren(world);
   }
   const used = new Set(), fresh = document.createDocumentFragment();
-  frameLayer.replaceChildren(...drawing.frames.map(frameElement));
+  drawFrames();
   for (const box of drawing.order) {
     let e = elements.get(box.key);
     if (!e) { e = nodeElement(box); elements.set(box.key, e); }
@@ -545,16 +545,31 @@ function nodeElement(box) {
   const node = boxNode(box);
   const e = el("button", { type: "button", tabindex: "-1", class: "node" },
     el("span", { class: "k" }), el("span", { class: "s" }), el("span", { class: "v" }), el("span", { class: "g" }));
-  e.style.setProperty("--stripe", `var(--${node.color})`);
   if (box.kind === "leaf" || box.kind === "input") e.classList.add("leaf");
   if (box.kind === "group") e.classList.add("group");
   [e.k, e.s, e.v, e.g] = e.children;
   return e;
 }
-function frameElement(frame) {
-  const f = el("div", { class: "frame" }, el("button", { type: "button", text: `▾ ${short(frame.module.path)}${frame.module.path === frame.module.cls ? "" : ` ${frame.module.cls}`}`, title: `Collapse ${frame.module.path}`, "data-module": frame.module.m, "aria-label": `Collapse module ${frame.module.path}`, tabindex: "-1" }));
-  f.style.left = `${frame.x0}px`; f.style.top = `${frame.y0}px`; f.style.width = `${frame.x1 - frame.x0}px`; f.style.height = `${frame.y1 - frame.y0}px`;
-  return f;
+const frameElements = new Map();   // module -> its frame; kept, because making their labels anew takes time
+function drawFrames() {
+  const used = new Set(), fresh = [];
+  for (const frame of drawing.frames) {
+    const module = frame.module, name = `${short(module.path)}${module.path === module.cls ? "" : ` ${module.cls}`}`;
+    let f = frameElements.get(module.m);
+    if (!f) {
+      f = el("div", { class: "frame" }, el("button", { type: "button", text: `▾ ${name}`, title: `Collapse ${module.path}`, "data-module": module.m, "aria-label": `Collapse module ${module.path}`, tabindex: "-1" }));
+      frameElements.set(module.m, f);
+      fresh.push(f);
+    }
+    used.add(module.m);
+    if (f.hidden) f.hidden = false;
+    const at = `translate(${Math.round(frame.x0)}px,${Math.round(frame.y0)}px)`, size = `${Math.round(frame.x1 - frame.x0)} ${Math.round(frame.y1 - frame.y0)}`;
+    if (f.at !== at) { f.at = at; f.style.transform = at; }
+    if (f.size !== size) { f.size = size; [f.style.width, f.style.height] = size.split(" ").map((v) => `${v}px`); }
+    f.depth = module.depth;
+  }
+  for (const [m, f] of frameElements) if (!used.has(m) && !f.hidden) f.hidden = true;
+  if (fresh.length) frameLayer.replaceChildren(...[...frameElements.values()].sort((a, b) => a.depth - b.depth));   // inner frames on top
 }
 const short = (path) => { const cut = path.split("."); return cut.length > 1 ? cut.slice(1).join(".") : path; };
 
@@ -599,7 +614,8 @@ function refresh(all, near) {
   const looked = near ? new Set([...near].filter((i) => i >= 0).map((i) => drawing.boxOf[i])) : drawing.order;
   for (const box of looked) {
     const node = boxNode(box), e = box.e;
-    let cls = box.kind === "group" ? "node group" : isOp(node) ? "node op" : "node leaf";
+    // A class, not a custom property on each box: those would make every change of style several times slower.
+    let cls = `node ${box.kind === "group" ? "group" : isOp(node) ? "op" : "leaf"} of-${node.color}`;
     const inside = box.kind === "group" ? modules[box.module].members : null;
     const active = inside ? inside.some((i) => touched.has(i)) : touched.has(box.node);
     if (!reached(node.i, s)) cls += " later";
