@@ -367,7 +367,7 @@ def mistakes(images: Any, result: Any, *, most: int = 100, theme: str = "light")
     columns = min(10, max(4, len(order)))
     rows = max(1, math.ceil(len(order) / columns))
     shown = f", the surest {len(order)}" if len(order) < len(wrong) else ""
-    page = _Page(0.95 * columns + 0.2, 1.12 * rows + 0.7, f"{len(wrong)} of {result.count} wrong{shown}", theme)
+    page = _Page(0.95 * columns + 0.2, 1.26 * rows + 0.7, f"{len(wrong)} of {result.count} wrong{shown}", theme)
     if not len(order):
         page.figure.text(0.5, 0.4, "no mistakes", ha="center", color=page.colors["ink"])
         return page.done("no mistakes")
