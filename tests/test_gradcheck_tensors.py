@@ -61,6 +61,21 @@ def test_a_wrong_rule_of_an_op_is_found_at_a_composite_kink_too(monkeypatch):
     assert not report
 
 
+def _whole_to_every_tie(g, y, x, **options):
+    spread = np.kron(y, np.ones((1, 1, 2, 2))) == x
+    return np.kron(g, np.ones((1, 1, 2, 2))) * spread
+
+
+@pytest.mark.parametrize("after", [lambda y: y, lambda y: ops.relu(y) - ops.relu(-y)])
+def test_the_whole_gradient_to_every_tie_is_no_convention_in_the_engine_either(monkeypatch, after):
+    monkeypatch.setattr(ops.max_pool2d, "rules", (_whole_to_every_tie,))
+    x = np.round(np.random.default_rng(0).normal(size=(1, 2, 4, 4)))
+    x[0, 0, :2, :2] = 2.0
+    assert gradcheck(ops.relu, (x,), seed=0)
+    report = gradcheck(lambda x: after(ops.max_pool2d(x, kernel=2, stride=2)), (x,), seed=0)
+    assert not report
+
+
 @pytest.fixture
 def wrong_op():
     from tinygrad_cnn.op import TABLE

@@ -402,7 +402,7 @@ class _Case:
                 steps.append(p.watch(probe))
             if any(s != here for s in steps):
                 touched.append(int(j))
-        if not touched:
+        if not touched or (p.locally_legal is not None and not p.locally_legal()):
             return excused
         values = np.stack([v[jac.entries] for v in p.conventions(self.g, p.z).values()])
         low, high = values.min(axis=0), values.max(axis=0)

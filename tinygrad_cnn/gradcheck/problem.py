@@ -161,8 +161,10 @@ class Problem:
 
     # On which smooth piece of the function z lies; None where only the values can tell.
     watch: Callable[[Array], bytes | None] | None = None
-    # Gradients under each convention at kinks, and in the tensors' own type, where there is an engine behind the rule.
+    # Where there is an engine behind the rule: gradients under each convention at kinks, whether each op for itself is
+    # right at its kinks, and gradients in the tensors' own type.
     conventions: Callable[[Array, Array], dict[str, Array]] | None = None
+    locally_legal: Callable[[], bool] | None = None
     original: Callable[[Array], list[Array | None]] | None = None
 
     def at(self, z: Array) -> Problem:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import ops
 from ..op import TABLE
 from .bank import BANK
 from .check import check_pair
@@ -111,6 +112,51 @@ def right_points(seed: int) -> Iterator[tuple[str, Any, tuple[Any, ...], dict[st
             if op.switches is not None and number < 6:
                 rounded = tuple(np.round(2 * a) / 2 if isinstance(a, np.ndarray) else a for a in args)
                 yield name, op, rounded, options
+
+
+def composites(seed: int) -> Iterator[tuple[str, Any, tuple[Any, ...], dict[str, Any]]]:
+    """Functions of several ops at points where many of their inner kinks are met exactly."""
+    rng = np.random.default_rng(seed)
+    at_zero = ("left", "right", "average")[seed % 3]
+    ties = ("first", "split")[seed % 2]
+
+    def halves(*shape: int) -> Any:
+        return np.round(2 * rng.normal(size=shape)) / 2
+
+    def relu(x: Any) -> Any:
+        return ops.relu(x, at_zero=at_zero)
+
+    def pool(x: Any) -> Any:
+        return ops.max_pool2d(x, kernel=2, stride=2, ties=ties)
+
+    x, w = halves(3, 4), halves(4, 2)
+    image, kernel, bias = halves(2, 1, 5, 6), halves(2, 1, 2, 3), np.zeros(2)
+    yield "relu(x) - relu(-x)", lambda x: relu(x) - relu(-x), (x,), {}
+    yield "relu(-x) + x", lambda x: relu(-x) + x, (x,), {}
+    yield "max(x, x)", lambda x: ops.maximum(x, x, ties=ties), (x,), {}
+    yield "max(relu(x), 0.5)", lambda x: ops.maximum(relu(x), 0.5, ties=ties), (x,), {}
+    yield "|x| relu(x)", lambda x: ops.absolute(x) * relu(x), (x,), {}
+    yield "relu of a product", lambda x, w: relu(ops.matmul(x, w)), (x, w), {}
+    yield "max of relu", lambda x: ops.amax(relu(x), axis=1, ties=ties), (x,), {}
+    yield "clip of a sum", lambda a, b: ops.clip(a + b, low=-0.5, high=1.0), (x, halves(4)), {}
+    yield "pool of relu", lambda x: pool(relu(x)), (halves(1, 2, 4, 4),), {}
+    yield "relu of pool", lambda x: relu(pool(x)), (halves(1, 2, 4, 4),), {}
+    yield "conv, relu, pool", lambda x, w, b: pool(relu(ops.conv2d(x, w, b))), (image, kernel, bias), {}
+    yield "loss", lambda x, w: ops.mean(relu(ops.matmul(relu(x), w)) ** 2), (x, w), {}
+
+
+def composite_checks(seeds: int, start: int = 0) -> tuple[int, int, list[str]]:
+    """Check right rules of composite functions at kinks; return the checks, those at kinks, and the failures."""
+    made, kinky, failed = 0, 0, []
+    for seed in range(start, start + seeds):
+        for name, f, args, options in composites(seed):
+            report = gradcheck(f, args, options=options, seed=seed, explain=False)
+            made += 1
+            notes = any(g.check == "composite kink" for p in report.parts for g in p.findings)
+            kinky += notes or any(p.kinks is not None and p.kinks.count for p in report.parts)
+            if not report:
+                failed.append(f"{name} seed {seed}\n{report}")
+    return made, kinky, failed
 
 
 def right_checks(wanted: int, second: int = 7, start: int = 0) -> tuple[int, int, int, list[str]]:
@@ -336,7 +382,12 @@ def _measure(part: str, arguments: argparse.Namespace) -> tuple[bool, str]:
         return not missed, "\n  ".join([text, *missed[:20]])
     if part == "right":
         made, kinky, names, failed = right_checks(arguments.checks, start=arguments.start)
-        text = f"{made} checks of right rules of {names} ops, {kinky} of them at kinks, {len(failed)} refused"
+        more, at_kinks, refused = composite_checks(max(1, arguments.checks // 120), arguments.start)
+        made, kinky, failed = made + more, kinky + at_kinks, failed + refused
+        text = (
+            f"{made} checks of right rules of {names} ops and of 12 functions of several, {kinky} of them at kinks, "
+            f"{len(failed)} refused"
+        )
         return not failed, "\n  ".join([text, *failed[:10]])
     if part == "conventions":
         rows = conventions()

@@ -20,7 +20,7 @@ from ..autodiff import gradients
 from ..errors import GraphError, OptionError
 from ..graph import Observer, Traced, nodes_from, observing
 from ..tensor import Tensor
-from .check import KinkMode, Mode, Settings, check_pair, run
+from .check import EVERY, KinkMode, Mode, Settings, check_pair, run
 from .derivative import LAST_STEP
 from .mistakes import Mistake
 from .problem import Array, Problem
@@ -130,6 +130,7 @@ class TensorProblem(Problem):
         self.runs: dict[bytes, tuple[Array, bytes]] = {}
         super().__init__(self._forward, self._backward, args, wrt=list(wrt), names=names, name=name)
         self.watch = self._watch
+        self.legal: bool | None = None
 
     def at(self, z: Array) -> Problem:
         """The same problem at another point."""
@@ -182,6 +183,13 @@ class TensorProblem(Problem):
             found[name] = self.flat([x.array for x in _pull(outputs, inputs, dout, False)])
         return found
 
+    def locally_legal(self) -> bool:
+        """Whether every op that has kinks treats them legally where it stands."""
+        if self.legal is None:
+            _, outputs = self._recorded(self.all_args(self.z))
+            self.legal = all(_node_is_legal(node) for node in nodes_from(outputs) if node.op.switches is not None)
+        return self.legal
+
     def original(self, g: Array) -> list[Array | None]:
         """The gradients in the tensors' own type on their own device; None where that is float64 on the CPU."""
         arrays = list(self.all_args(self.z, cast=True))
@@ -203,6 +211,25 @@ class TensorProblem(Problem):
             None if known else np.asarray(backend.to_host(x.array), dtype=np.float64)
             for known, x in zip(plain, found, strict=True)
         ]
+
+
+def _node_is_legal(node: Any) -> bool:
+    """Whether the rules of one recorded op, looked at alone, are right and legal at its kinks."""
+    args = [np.asarray(backend.to_host(x.array)) if isinstance(x, Traced) else x for x in node.inputs]
+    wrt = [i for i, x in enumerate(node.inputs) if isinstance(x, Traced) and node.op.rule(i) is not None]
+    size = sum(args[i].size for i in wrt)
+    if not size:
+        return True
+
+    def problem_at(number: int) -> Problem:
+        function = _Function(node.op, args, node.options, {})
+        alone = TensorProblem(function, args, wrt, _argument_names(node.op, len(args)), node.op.name)
+        alone.conventions = None  # type: ignore[assignment]  # an op alone has no excuse
+        alone.original = None  # type: ignore[assignment]
+        return alone
+
+    mode: Mode = "auto" if size <= EVERY else "screen"
+    return bool(run(problem_at, Settings(mode, "accept", explain=False)))
 
 
 def _pull(outputs: list[Tensor], inputs: list[Tensor], dout: Any, create_graph: bool) -> list[Tensor]:
