@@ -16,7 +16,7 @@ from .derivative import FIRST_STEP, Jacobian, complex_step, examine, jacobian, s
 from .diagnose import diagnose, nearest, unused
 from .localise import marginals, pattern, typical
 from .mistakes import Mistake
-from .problem import Array, Problem, jitter
+from .problem import Array, Problem, axis_names, jitter
 from .report import Cause, Finding, Kinks, Part, Report, Worst
 from .trial import WHOLE, Trial
 
@@ -566,7 +566,7 @@ class _Case:
             looked[entries[inside] - p.bounds[k]] = True
             mask[entries[bad] - p.bounds[k]] = True
             names = self.settings.axes.get(part.name)
-            names = names if names is not None and len(names) == len(shape) else None
+            names = names if names is not None and len(names) == len(shape) else axis_names(shape, part.name)
             part.where = pattern(mask.reshape(shape), looked.reshape(shape), names)
             if smooth_count and np.all(rough[bad]):
                 part.where = "only at kinks (zeros and ties)"

@@ -8,7 +8,7 @@ import numpy as np
 
 from .problem import Array, axis_names
 
-__all__ = ["ascii_strip", "heat_svg"]
+__all__ = ["ascii_strip", "axes_svg", "heat_svg"]
 
 SHADES = " .:-=+*#%@"
 CELL = 14
@@ -25,7 +25,29 @@ def ascii_strip(name: str, shares: list[float]) -> str:
     return f"{name:<5} [{marks}]  wrong share per index 0..{len(shares) - 1}"
 
 
-def heat_svg(errors: Array, title: str) -> str:
+def axes_svg(axes: dict[str, list[float]], title: str) -> str:
+    """Draw the share of wrong entries along every axis: one row of cells per axis, dark where all are wrong."""
+    rows = []
+    widest = max((min(len(v), 64) for v in axes.values()), default=1)
+    for line, (name, shares) in enumerate(axes.items()):
+        y = 22 + line * (CELL + 6)
+        rows.append(f'<text x="7" y="{y + 11}" font-size="11" fill="currentColor">{html.escape(name)}</text>')
+        for i, share in enumerate(shares[:64]):
+            fill = _colour(10 ** (6 * (share - 1)), 1.0)[0] if share > 0 else "none"
+            rows.append(
+                f'<rect x="{70 + i * CELL}" y="{y}" width="{CELL - 1}" height="{CELL - 1}" fill="{fill}" '
+                f'stroke="#8885"><title>{html.escape(name)} {i}: {100 * share:.0f} % wrong</title></rect>'
+            )
+    label = html.escape(title)
+    width, height = max(80 + widest * CELL, 8 * len(label)), 28 + len(axes) * (CELL + 6)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        f'style="max-width:100%;width:{width}px" font-family="sans-serif"><title>{label}</title>'
+        f'<text x="7" y="15" font-size="12" fill="currentColor">{label}</text>{"".join(rows)}</svg>'
+    )
+
+
+def heat_svg(errors: Array, title: str, name: str = "") -> str:
     """Draw the size of the errors of an array as an SVG picture on a logarithmic scale.
 
     The last two axes are a tile, the axes before them lay tiles side by side (axis 1) and below each other (axis 0).
@@ -57,7 +79,7 @@ def heat_svg(errors: Array, title: str) -> str:
         )
         if mark:
             cells.append(f'<text x="{x + 3}" y="{y + 11}" font-size="11" fill="#000">{mark}</text>')
-    names = " × ".join(f"{n} {s}" for n, s in zip(axis_names(shape), shape, strict=True))
+    names = " × ".join(f"{n} {s}" for n, s in zip(axis_names(shape, name), shape, strict=True))
     label = html.escape(f"{title} ({names or 'scalar'}); darkest {top:.2g}")
     wide = max(width, 8 * len(label))
     return (

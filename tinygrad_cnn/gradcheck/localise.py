@@ -30,13 +30,15 @@ def pattern(wrong: Array, looked: Array, names: tuple[str, ...] | None = None) -
     if wrong[looked].all():
         return "everywhere"
     words = []
+    flat = False
     for axis, name in enumerate(names):
         if wrong.shape[axis] < 2:
             continue
         text = _axis(wrong, looked, axis, name)
         if text:
             words.append(text)
-    border = _border(wrong, looked)
+            flat |= axis >= wrong.ndim - 2
+    border = "" if flat else _border(wrong, looked)
     if border:
         words.insert(0, border)
     if words:

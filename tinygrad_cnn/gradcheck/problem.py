@@ -212,10 +212,11 @@ def _positions(wrt: Any, args: tuple[Any, ...], names: tuple[str, ...]) -> tuple
     return tuple(positions)
 
 
-def axis_names(shape: tuple[int, ...]) -> tuple[str, ...]:
-    """What the axes are called where the caller does not say."""
+def axis_names(shape: tuple[int, ...], name: str = "") -> tuple[str, ...]:
+    """What the axes of an input are called where the caller does not say."""
     if len(shape) == 4:
-        return ("sample", "channel", "row", "column")
+        kernel = name.lower().rpartition(".")[2] in ("w", "weight", "weights", "kernel", "kernels", "filters")
+        return ("filter" if kernel else "sample", "channel", "row", "column")
     if len(shape) == 2:
         return ("row", "column")
     if len(shape) == 1:

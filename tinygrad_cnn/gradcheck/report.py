@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TinygradError
-from .heatmap import ascii_strip, heat_svg
+from .heatmap import ascii_strip, axes_svg, heat_svg
 from .problem import Array
 
 __all__ = ["Cause", "Finding", "GradientError", "Kinks", "Part", "Report", "Worst"]
@@ -336,12 +336,18 @@ class Report:
         pieces = [f"<pre>{html.escape(str(self))}</pre>"]
         for part in (self.failures or self.parts)[:4]:
             if part.error_map is not None:
-                pieces.append(heat_svg(part.error_map, f"error of d{part.name}"))
-        return "".join(pieces)
+                pieces.append(heat_svg(part.error_map, f"error of d{part.name}", part.name))
+            if part.wrong and part.axes:
+                pieces.append(axes_svg(part.axes, f"share of wrong entries in d{part.name}, by axis"))
+        return "<br>".join(pieces)
 
     def heatmaps(self) -> dict[str, str]:
         """One SVG picture of the error per failing gradient, by input name."""
-        return {p.name: heat_svg(p.error_map, f"error of d{p.name}") for p in self.failures if p.error_map is not None}
+        return {
+            p.name: heat_svg(p.error_map, f"error of d{p.name}", p.name)
+            for p in self.failures
+            if p.error_map is not None
+        }
 
 
 def _tells(values: list[float]) -> bool:
