@@ -166,6 +166,32 @@ def test_a_forward_function_that_raises_is_reported():
     assert "the forward function raised ValueError" in str(report)
 
 
+def differences(step):
+    def rule(d, x):
+        gx = np.zeros_like(x)
+        for i in np.ndindex(x.shape):
+            e = np.zeros_like(x)
+            e[i] = step
+            gx[i] = (d * (np.tanh(x + e) - np.tanh(x - e))).sum() / (2 * step)
+        return gx
+
+    return rule
+
+
+def test_finite_differences_handed_in_as_a_rule_raise_a_suspicion():
+    def exact(d, x):
+        return d * (1 - np.tanh(x) ** 2)
+
+    good = check_pair(np.tanh, differences(1e-5), (X,), reference=exact, seed=0)
+    assert good
+    assert "finite differences?" in str(good)
+    coarse = check_pair(np.tanh, differences(1e-3), (X,), reference=exact, seed=0)
+    assert not coarse
+    assert coarse.cause is None
+    assert "finite differences" in str(coarse)
+    assert "finite differences" not in str(check_pair(np.tanh, exact, (X,), reference=exact, seed=0))
+
+
 def relu_with(value):
     return lambda d, x: d * np.where(x > 0, 1.0, np.where(x == 0, value, 0.0))
 

@@ -323,6 +323,8 @@ class _Case:
         if (rough.any() or excused.any()) and all(part.ok for part in parts):
             self._recheck(parts)
         self._precision(parts, jac, weights)
+        if all(part.ok for part in parts):
+            self._suspicion(parts, s)
 
     def _projected(self, z: Array) -> Array:
         return np.array([self.g @ self.problem.f(z)])
@@ -442,6 +444,23 @@ class _Case:
             else:
                 verdict = "rounding only" if off <= bound else "precision is lost"
                 part.precision = f"{kind} differs from float64 by {off:.1e} of {top:.1e} (bound {bound:.1e}): {verdict}"
+
+    def _suspicion(self, parts: list[Part], s: Array) -> None:
+        """Remark where a right result is only as exact as finite differences are. A suspicion, no verdict."""
+        p = self.problem
+        if p.reference is None:
+            return
+        try:
+            due = p.flat(p.results(p.reference(p.cotangent(self.g), *p.all_args(p.z), **p.options)))
+        except Exception:
+            return
+        for k, part in enumerate(parts):
+            mine, right = s[p.part(k)], due[p.part(k)]
+            top = float(np.max(np.abs(right), initial=0.0))
+            off = float(np.max(np.abs(mine - right), initial=0.0)) / (top or 1.0)
+            if 1e-12 < off < 1e-8:
+                text = f"d{part.name} is right to {off:.0e} only; is it computed by finite differences?"
+                part.findings.append(Finding("differences", text, fails=False))
 
     def _rows(self, jac: Jacobian, wrong: Array, d: Array) -> None:
         """Compare row by row: an error that another row cancels shows here."""
@@ -642,6 +661,9 @@ def _explain(report: Report, case: _Case, problem_at: Callable[[int], Problem], 
             part.causes.append(Cause("not repeatable", text, "property", 1.0, 2))
         named = diagnose(trials, k, settings.mistakes) if len(trials) >= 2 else _along_directions(part)
         part.causes = named + part.causes
+        if not part.causes and 0 < part.max_rel_err < 1e-5:
+            text = f"it is right to {part.max_rel_err:.0e}: computed by finite differences, or in lower precision?"
+            part.causes.append(Cause("nearly right", text, "pattern", 0.5))
         if not part.causes:
             hint = typical(part.where)
             if hint is not None:

@@ -224,7 +224,7 @@ def general_mistakes() -> Iterator[tuple[str, Callable[..., Any]]]:
     yield "truncated", lambda ref, g, *a, **o: np.trunc(3 * ref(g, *a, **o)) / 3
     yield "first sample", _first_sample
     yield "one entry", _one_entry
-    yield "last missing", _last_missing
+    yield "last entry halved", _last_halved
     yield "slightly scaled", lambda ref, g, *a, **o: ref(g, *a, **o) * (1 + 1e-6)
     yield "squared dout", lambda ref, g, *a, **o: ref(g * np.abs(g), *a, **o)
 
@@ -243,8 +243,9 @@ def _one_entry(ref: Callable[..., Any], g: Any, *args: Any, **options: Any) -> A
     return gx
 
 
-def _last_missing(ref: Callable[..., Any], g: Any, *args: Any, **options: Any) -> Any:
+def _last_halved(ref: Callable[..., Any], g: Any, *args: Any, **options: Any) -> Any:
     gx = np.array(ref(g, *args, **options))
-    if gx.ndim:
-        gx[..., -1] *= 0.5
+    reached = np.flatnonzero(gx)
+    if len(reached):
+        gx.flat[reached[-1]] *= 0.5
     return gx
