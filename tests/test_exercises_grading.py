@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import threading
+import zipfile
 from xml.etree import ElementTree
 
 import pytest
@@ -207,6 +208,15 @@ def test_gradescope_always_gets_a_file(tmp_path, exercise):
     (tmp_path / "submission" / "z1-double.py").write_text(GOOD)
     assert main(words) == 0
     assert json.loads(target.read_text())["score"] == 3
+
+
+def test_the_autograder_holds_the_exercises_and_two_scripts(tmp_path, exercise):
+    out = tmp_path / "autograder.zip"
+    assert main(["gradescope", "z1", "--kit", str(tmp_path / "kit"), "--out", str(out)]) == 0
+    with zipfile.ZipFile(out) as archive:
+        assert sorted(archive.namelist()) == ["kit/z1-double.py", "run_autograder", "setup.sh"]
+        assert archive.getinfo("run_autograder").external_attr >> 16 == 0o755
+        assert "--gradescope /autograder/results/results.json" in archive.read("run_autograder").decode()
 
 
 def test_layout_and_comments_do_not_change_the_fingerprint(tmp_path):

@@ -405,12 +405,19 @@ def test_a_new_exercise_can_be_built_at_once(tmp_path, monkeypatch, capsys):
     assert main(["build", "g1-cube-root.py", "--out", "out", "--nbgrader"]) == 0
     made = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
     assert made == [
+        "kit/g1-cube-root.py",
         "nbgrader/g1-cube-root.ipynb",
         "solution/g1-cube-root.py",
         "student/g1-cube-root.ipynb",
         "student/g1-cube-root.py",
         "teacher/g1-cube-root.hidden",
     ]
+    assert "<hidden" not in (tmp_path / "out" / "kit" / "g1-cube-root.py").read_text()
+    (tmp_path / "out" / "kit").rename(tmp_path / "out" / "student" / "kit")
+    monkeypatch.chdir(tmp_path / "out" / "student")
+    assert main(["check", "g1-cube-root.py"]) == 1
+    assert "to do" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
     assert main(["verify", "."]) == 0
     assert "3 of 3 mistakes named" in capsys.readouterr().out
 
@@ -458,3 +465,23 @@ def test_check_file_reports_a_file_that_is_no_text(folder):
     result = check_path(kit.find("b4"), path)
     assert result.status == "error"
     assert "UTF-8" in result.error
+
+
+def test_every_command_the_pages_mention_exists():
+    import argparse
+    import re
+    from pathlib import Path
+
+    from tinygrad_cnn.exercises import commands
+
+    parser = argparse.ArgumentParser()
+    commands.command(parser)
+    known = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    for page in ("student.md", "teacher.md"):
+        text = (Path(commands.__file__).parent / "docs" / page).read_text(encoding="utf-8")
+        lines = re.findall(r"(?:tinygrad-cnn |`)ex ([a-z]+)([^\n`|]*)", text)
+        assert len(lines) > 3
+        for name, rest in lines:
+            assert name in known, f"{page}: ex {name}"
+            for option in re.findall(r"--[a-z]+", re.split("#|  ", rest)[0]):
+                assert option in known[name]._option_string_actions, f"{page}: ex {name} {option}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,8 @@ def build(exercise: Exercise, out: Path, nbgrader: bool = False) -> list[Path]:
         out / "student" / f"{exercise.id}.ipynb": notebook(exercise),
         out / "solution" / exercise.filename: solution_text(exercise),
     }
+    source = exercise.path.read_text(encoding="utf-8") if exercise.path is not None else ""
+    written[out / "kit" / exercise.filename] = re.sub(r"(?ms)^# <hidden.*?^# </hidden>\n?", "", source)
     if exercise.hidden:
         written[out / "teacher" / f"{exercise.id}.hidden"] = exercise.hidden
     if nbgrader:

@@ -125,6 +125,11 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
     one.add_argument(
         "--gradescope", type=Path, metavar="FILE", help="the folder is one student's; write results.json here"
     )
+    one = subcommand("gradescope", _gradescope, "teachers: make an autograder for Gradescope")
+    one.add_argument("exercises", nargs="+", metavar="ID")
+    one.add_argument("--out", type=Path, default=Path("autograder.zip"))
+    one.add_argument("--kit", type=Path, help="a folder with your own exercise files")
+    one.add_argument("--wheel", type=Path, help="install this wheel instead of downloading the package")
     return _guarded
 
 
@@ -507,4 +512,15 @@ def _grade(options: argparse.Namespace) -> int:
     )
     full = sum(r["score"] >= r["max"] > 0 for r in records)
     print(f"{len(records)} submissions, {full} with full score; see {_shown(options.out / 'class.html')}")
+    return OK
+
+
+def _gradescope(options: argparse.Namespace) -> int:
+    from .gradescope import autograder_zip
+
+    if options.wheel is not None and not options.wheel.is_file():
+        raise UsageError(f"{options.wheel} is not there")
+    chosen = [kit.find(name, options.kit) for name in options.exercises]
+    autograder_zip(options.out, chosen, options.wheel)
+    print(f"{_shown(options.out)}: upload it as the autograder of a programming assignment")
     return OK

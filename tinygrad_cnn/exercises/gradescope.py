@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from .files import write_atomic
 from .format import Exercise
 from .grade import Submission, collect, grade_one, student_seed
 from .report import gradescope
+from .runner import kit_version
 
-__all__ = ["autograde"]
+__all__ = ["autograde", "autograder_zip"]
 
 
 def autograde(submission: Path, target: Path, exercises: Sequence[Exercise], secret: bytes = b"gradescope") -> None:
@@ -50,3 +52,36 @@ def _student(submission: Path) -> str:
         return str(json.loads((submission.parent / "submission_metadata.json").read_text(encoding="utf-8"))["id"])
     except (OSError, ValueError, KeyError, TypeError):
         return submission.name
+
+
+SETUP = """#!/usr/bin/env bash
+set -e
+apt-get update
+apt-get install -y python3 python3-pip python3-venv
+python3 -m venv /autograder/venv
+/autograder/venv/bin/pip install {package}
+chmod -R go-rwx /autograder/source
+"""
+
+RUN = """#!/usr/bin/env bash
+mkdir -p /autograder/results
+cd /autograder
+/autograder/venv/bin/python -m tinygrad_cnn.exercises grade /autograder/submission \\
+    --gradescope /autograder/results/results.json --kit /autograder/source/kit
+exit 0
+"""
+
+
+def autograder_zip(target: Path, exercises: Sequence[Exercise], wheel: Path | None = None) -> None:
+    """Write Gradescope's autograder: how to install, how to run, and the exercises with their hidden parts."""
+    package = f"/autograder/source/{wheel.name}" if wheel else f"tinygrad-cnn=={kit_version()}"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in (("setup.sh", SETUP.format(package=package)), ("run_autograder", RUN)):
+            info = zipfile.ZipInfo(name)
+            info.external_attr = 0o755 << 16
+            archive.writestr(info, text)
+        for exercise in exercises:
+            if exercise.path is not None:
+                archive.write(exercise.path, f"kit/{exercise.filename}")
+        if wheel is not None:
+            archive.write(wheel, wheel.name)

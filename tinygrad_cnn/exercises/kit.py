@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -31,8 +32,18 @@ def order(path: Path) -> tuple[str, int]:
 
 
 def paths(folder: Path | None = None) -> list[Path]:
-    """Return the exercise files of a folder, in order."""
-    return sorted((folder or FOLDER).glob("[a-z]*[0-9]*.py"), key=order)
+    """Return the exercise files of a folder, in order; without a folder those of the package and of a teacher's kit."""
+    if folder is not None:
+        return sorted(folder.glob("[a-z]*[0-9]*.py"), key=order)
+    found = {path.stem: path for home in (FOLDER, *_own()) for path in home.glob("[a-z]*[0-9]*.py")}
+    return sorted(found.values(), key=order)
+
+
+def _own() -> list[Path]:
+    """Folders with a teacher's exercises: a folder `kit` where the student works, and those the environment names."""
+    named = [Path(p) for p in os.environ.get("TINYGRAD_EX_KIT", "").split(os.pathsep) if p]
+    beside = [Path("kit"), Path("tinygrad-exercises", "kit")]
+    return [p for p in (*beside, *named) if p.is_dir()]
 
 
 def digits() -> tuple[Any, Any]:
@@ -47,7 +58,7 @@ def _read(path: Path, stamp: int) -> Exercise:
 
 
 def catalogue(folder: Path | None = None) -> list[Exercise]:
-    """Parse all exercises of a folder, by default those of the package."""
+    """Parse all exercises of a folder, by default those of the package and of a teacher's kit."""
     return [_read(p, p.stat().st_mtime_ns) for p in paths(folder)]
 
 
