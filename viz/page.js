@@ -643,8 +643,8 @@ function refresh(all, near) {
       if (bad) cls += " hatched";
     } else if (node.data && node.data[S.bad] && reached(node.i, s)) cls += " hatched";
     const title = box.kind === "group" ? `▸ ${short(modules[box.module].path)}` : label(node);
-    const aside = metric || (box.kind === "group" ? modules[box.module].cls : isOp(node) ? (node.scope >= 0 ? short(modules[node.scope].path) : "") : role(node) === "parameter" && node.out.length ? "" : (node.name || "").startsWith(node.role) ? "" : role(node));
-    const second = box.kind === "group" ? `${plural(modules[box.module].ops.length, "op")} → ${shapeText(node.shape)}` : `${shapeText(node.shape)}${node.dtype && !isOp(node) && box.kind !== "leaf" ? ` ${node.dtype}` : ""}`;
+    const aside = (box.kind === "leaf" ? "" : metric) || (box.kind === "group" ? modules[box.module].cls : isOp(node) ? (node.scope >= 0 ? short(modules[node.scope].path) : "") : role(node) === "parameter" && node.out.length ? "" : (node.name || "").startsWith(node.role) ? "" : role(node));
+    const second = box.kind === "group" ? `${plural(modules[box.module].ops.length, "op")} → ${shapeText(node.shape)}` : `${shapeText(node.shape)}${node.dtype && !isOp(node) && box.kind !== "leaf" ? ` ${node.dtype}` : ""}${box.kind === "leaf" && metric ? `  ${metric}` : ""}`;
     const value = box.kind === "leaf" ? "" : valueText(node.data, "y").replace("y", isOp(node) ? "y" : "x");
     const grad = gradientText(node, s);
     const asked = state.quiz && state.quiz.list.some((c) => c.target === node.i) ? "gradient: ?" : grad;
@@ -938,7 +938,8 @@ function go(to, options) {
   state.quiz = null;
   if (moved && state.frame >= 0) chooseFrame(-1);
   const step = steps[to];
-  if (step.n !== undefined) { state.selected = step.n; }
+  if (step.n !== undefined) state.selected = step.n;
+  else if (moved) state.selected = -1;
   for (const each of [steps[before], step]) {
     if (each.n === undefined) continue;
     near.add(each.n);
@@ -1101,7 +1102,7 @@ function breakCard() {
     scroller("Errors", el("table", {}, el("thead", {}, el("tr", {}, ...["op", "relative error", `≤ ${fmt(data.tolerance)}`].map((t) => el("th", { text: t })))), el("tbody", {}, ...rows))));
 }
 const scroller = (name, inner) => el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, inner);
-const nodeLink = (i) => el("button", { type: "button", text: nodes[i].scope >= 0 ? short(full(nodes[i])) : full(nodes[i]), title: full(nodes[i]), onclick: () => { select(i, true); } });
+const nodeLink = (i) => el("button", { type: "button", text: nodes[i].scope >= 0 ? short(full(nodes[i])) : role(nodes[i]) === "parameter" ? short(nodes[i].name) : full(nodes[i]), title: full(nodes[i]), onclick: () => { select(i, true); } });
 
 // ---------------------------------------------------------------------------------------------- the explanation
 
@@ -1125,7 +1126,7 @@ function inspect() {
   if (state.selected <= -2) out.push(...moduleCards(modules[-2 - state.selected]));
   else {
     const i = state.selected >= 0 ? state.selected : step.n;
-    if (i === undefined || i < 0) out.push(...welcome());
+    if (i === undefined || i < 0) out.push(...(step.kind === "done" ? finished() : welcome()));
     else out.push(...nodeCards(nodes[i], step));
   }
   panel.replaceChildren(...out);
@@ -1145,6 +1146,14 @@ function welcome() {
       el("p", { text: "Click a box to see its numbers. Collapse a module with ▾ and open it again with a second click on its box." })),
     el("div", { class: "buttons" }, el("button", { type: "button", text: "Start: first step →", onclick: forward }), walk.length ? el("button", { type: "button", text: "Jump to the backward pass", onclick: () => go(firstBack, { quiz: false }) }) : null),
   ];
+}
+function finished() {
+  const leaves = nodes.filter((n) => !isOp(n) && n.grad);
+  const rows = leaves.map((n) => el("tr", {}, el("td", { class: "t" }, nodeLink(n.i)), el("td", { class: "t", text: shapeText(n.shape) }), el("td", { text: fmt(norm(n.grad)) }), el("td", { text: n.data && norm(n.data) ? fmt(norm(n.grad) / norm(n.data)) : "" })));
+  return [el("h2", { text: "What the backward pass leaves behind" }),
+    el("p", { text: "Every leaf that needs one now holds its gradient in .grad: how the loss changes when the leaf changes. An optimizer takes it from here, for example w ← w − η ∂L/∂w." }),
+    scroller("Gradients", el("table", {}, el("thead", {}, el("tr", {}, ...["leaf", "shape", "‖g‖", "‖g‖/‖w‖"].map((t) => el("th", { text: t })))), el("tbody", {}, ...rows))),
+    el("div", { class: "buttons" }, el("button", { type: "button", text: "Once more from the loss", onclick: () => go(firstBack, { quiz: false }) }), el("button", { type: "button", text: "Predict the gradients yourself", onclick: () => { setPredict(true); go(firstBack, { quiz: false }); } }))];
 }
 function quizCard() {
   const quiz = state.quiz, c = quiz.list[quiz.at], node = nodes[c.from], [text, help] = question(quiz);
