@@ -89,15 +89,17 @@ class Summary:
             caption_justify="left",
             box=SIMPLE_HEAD,
             show_footer=True,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
         )
         table.add_column("layer", "total", no_wrap=True)
         table.add_column("kind", no_wrap=True)
         table.add_column("output", no_wrap=True)
-        table.add_column("parameters", f"{self.parameters:,}", justify="right")
+        table.add_column("params", f"{self.parameters:,}", justify="right")
         table.add_column("connections", f"{self.connections:,}", justify="right")
         table.add_column("FLOPs", _short(self.flops), justify="right")
         table.add_column("memory", _memory(self.bytes), justify="right")
-        table.add_column("as dense layer", justify="right")
+        table.add_column("as dense", justify="right")
         for row in self.rows:
             table.add_row(
                 row.path or "(itself)",
@@ -126,20 +128,20 @@ class Summary:
 
 
 def _shape(shape: Shape) -> str:
-    return " × ".join(map(str, shape))
+    return "×".join(map(str, shape))
 
 
 def _short(number: float) -> str:
-    """Return a number with a prefix: 1.23 M."""
+    """Return a number with a prefix: 1.23M."""
     prefixes = iter(("", "k", "M", "G", "T"))
     prefix = next(prefixes)
     while number >= 999.5:
         number, prefix = number / 1000, next(prefixes, "P")
-    return f"{number:.3g} {prefix}".rstrip()
+    return f"{number:.3g}{prefix}"
 
 
 def _memory(number: float) -> str:
-    return f"{_short(number)}{'' if number >= 999.5 else ' '}B"
+    return f"{_short(number)}B"
 
 
 def summary(model: Module, input_shape: Any, dtype: Any = None) -> Summary:
