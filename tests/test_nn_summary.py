@@ -119,7 +119,7 @@ def test_the_table_shows_every_layer_and_the_totals():
     lines = text.splitlines()
     assert lines[0] == "LeNet5, input 1×1×28×28"
     assert any("conv1" in line and "3,692,640" in line and "122,304" in line for line in lines)
-    assert lines[-1] == "61,706 parameters (247kB), 61,706 of them trained; 429,342 connections per image"
+    assert lines[-1] == "61,706 parameters (247kB), all trained; 429,342 connections per image"
     assert repr(nn.summary(nn.Linear(2, 2), (1, 2))) == str(nn.summary(nn.Linear(2, 2), (1, 2)))
     assert max(map(len, lines)) <= 80
 

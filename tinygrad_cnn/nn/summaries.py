@@ -81,10 +81,11 @@ class Summary:
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
+        trained = "all" if self.trainable_parameters == self.parameters else f"{self.trainable_parameters:,}"
         table = Table(
             title=f"{self.name}, input {_shape(self.input_shape)}",
             caption=f"{self.parameters:,} parameters ({_memory(self.parameter_bytes)}), "
-            f"{self.trainable_parameters:,} of them trained; {self.connections:,} connections per image",
+            f"{trained} trained; {self.connections:,} connections per image",
             title_justify="left",
             caption_justify="left",
             box=SIMPLE_HEAD,
