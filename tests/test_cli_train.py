@@ -246,9 +246,10 @@ def test_a_resumed_run_keeps_its_options(trained, capsys):
     assert "has seed 3, not 4; a run is resumed with its own options" in capsys.readouterr().err
     assert main(["train", "--resume", str(run), "--out", "other"]) == 1
     assert "leave out --out" in capsys.readouterr().err
-    (run / "options.json").write_text('{"import": "os"}')
-    assert main(["train", "--resume", str(run)]) == 1
-    assert "options.json is damaged" in capsys.readouterr().err
+    for damage in ('{"import": "os"}', '{"epochs": "many"}', '{"optimizer": "os.system"}', "[1]", "{", '{"data": 3}'):
+        (run / "options.json").write_text(damage)
+        assert main(["train", "--resume", str(run)]) == 1
+        assert "options.json is damaged" in capsys.readouterr().err
 
 
 def start(*words):

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from .. import data, train
     from .console import output
     from .progress import duration
-    from .report import as_json, print_evaluation
+    from .report import as_json, grouped, print_evaluation
 
     trained = networks.load(arguments.network or networks.latest_run())
     splits = data.mnist(arguments.data, normalise=trained.normalise)
@@ -63,5 +63,5 @@ def run(arguments: argparse.Namespace) -> int:
     console = output()
     console.print(f"{trained.name} from {trained.path}")
     print_evaluation(console, result, arguments.split)
-    console.print(f"\n{result.count / result.seconds:,.0f} images/s, {duration(result.seconds)}".replace(",", " "))
+    console.print(f"\n{grouped(round(result.count / result.seconds))} images/s, {duration(result.seconds)}")
     return 0

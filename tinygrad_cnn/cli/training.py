@@ -6,7 +6,7 @@ import argparse
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -182,6 +182,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _options_and_folder(arguments: argparse.Namespace) -> tuple[Options, Path]:
     given = {f.name: getattr(arguments, f.name) for f in fields(Options) if getattr(arguments, f.name) is not None}
+    if "data" in given:
+        given["data"] = str(Path(given["data"]).expanduser().absolute())
     if arguments.resume is not None:
         if arguments.out is not None:
             raise OptionError("--resume goes on in its own folder; leave out --out")
@@ -193,8 +195,6 @@ def _options_and_folder(arguments: argparse.Namespace) -> tuple[Options, Path]:
         options.lr = OPTIMIZERS[options.optimizer]
     if options.model == "lenet5-original" and options.normalise != "unit":
         raise OptionError("lenet5-original brings [0, 1] into the paper's own range; leave out --normalise")
-    if options.data is not None:
-        options.data = str(Path(options.data).expanduser().absolute())
     folder = Path(arguments.out or time.strftime(f"runs/{options.model}-%Y%m%d-%H%M%S"))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OptionError(f"{folder} exists already; give another --out, or --resume {folder} to go on with that run")
@@ -202,13 +202,8 @@ def _options_and_folder(arguments: argparse.Namespace) -> tuple[Options, Path]:
 
 
 def _resumed(folder: Path, given: dict[str, Any]) -> Options:
-    try:
-        stored = json.loads((folder / "options.json").read_text())
-        options = Options(**stored)
-    except OSError as error:
-        raise CheckpointError(f"{folder} is no run folder: it holds no options.json ({error.strerror})") from error
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'options.json'} is damaged ({error})") from error
+    """Return the options of the run in a folder, after comparing them with those that were given."""
+    options = _stored(folder)
     for name, value in given.items():
         if name == "epochs" and options.schedule == "constant":
             options.epochs = value
@@ -220,57 +215,107 @@ def _resumed(folder: Path, given: dict[str, Any]) -> Options:
     return options
 
 
+def _stored(folder: Path) -> Options:
+    try:
+        stored = json.loads((folder / "options.json").read_text())
+        options = Options(**stored)
+        for field in fields(Options):
+            _check_stored(field.name, getattr(options, field.name))
+    except OSError as error:
+        raise CheckpointError(f"{folder} is no run folder: it holds no options.json ({error.strerror})") from error
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'options.json'} is damaged ({error})") from error
+    return options
+
+
+def _check_stored(name: str, value: Any) -> None:
+    default = getattr(Options(), name)
+    kinds = (type(None), str if name == "data" else int) if default is None else (type(default),)
+    if type(value) not in (*kinds, *((int,) if float in kinds else ())):
+        raise ValueError(f"{name} is {value!r}")
+    known: dict[str, Collection[str]] = {"model": networks.NETWORKS, "recipe": RECIPES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES,
+             "normalise": NORMALISATIONS}  # fmt: skip
+    if name in known and value not in known[name]:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known[name])}")
+
+
+@dataclass
+class _Setup:
+    """What is trained, with what, on what."""
+
+    options: Options
+    model: Any
+    classes: int
+    normalise: Any
+    fitted: Any
+    held_out: Any
+    test: Any
+    loader: Any
+    optimizer: Any
+    schedule: Any
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Shape (c, h, w) of the images."""
+        c, h, w = self.test.images.shape[1:]
+        return c, h, w
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """What the files of weights say of the network."""
+        return networks.note(self.options.model, self.classes, self.image, self.normalise)
+
+
+def _set_up(options: Options, device: str) -> _Setup:
+    from .. import data
+
+    manual_seed(options.seed)
+    splits = data.mnist(options.data, normalise=options.normalise)
+    normalise = splits.train.normalise
+    assert isinstance(normalise, data.Affine)  # every name in --normalise is one
+    fitted, held_out = _split(splits.train, options)
+    classes = splits.train.classes or 10
+    model = networks.build(options.model, classes, splits.train.images.shape[1:])
+    if device != "cpu":
+        model.to(device)
+    background = -normalise.zero / normalise.scale
+    transform = data.transforms.digits(options.augment, fill=background) if options.augment else None
+    loader = data.DataLoader(fitted, options.batch_size, shuffle=True, seed=options.seed, transform=transform)
+    optimizer = _optimizer(model, options)
+    schedule = _schedule(optimizer, options, len(loader))
+    return _Setup(options, model, classes, normalise, fitted, held_out, splits.test, loader, optimizer, schedule)
+
+
 def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int:
     from .. import data, nn, train
     from .console import output
     from .progress import TrainingDisplay, duration
-    from .report import print_evaluation, write_history, write_mistakes, write_result
+    from .report import write_history
 
     started = time.perf_counter()
     console = output()
-    manual_seed(options.seed)
-    splits = data.mnist(options.data, normalise=options.normalise)
-    image = splits.train.images.shape[1:]
-    normalise = splits.train.normalise
-    assert isinstance(normalise, data.Affine)  # every name in --normalise is one
-    fitted, held_out = _split(splits.train, options)
-    model = networks.build(options.model, splits.train.classes or 10, image)
-    if arguments.device != "cpu":
-        model.to(arguments.device)
-    background = -normalise.zero / normalise.scale
-    loader = data.DataLoader(
-        fitted,
-        options.batch_size,
-        shuffle=True,
-        seed=options.seed,
-        transform=data.transforms.digits(options.augment, fill=background) if options.augment else None,
-    )
-    validation = data.DataLoader(held_out, 500) if held_out is not None else None
-    optimizer = _optimizer(model, options)
-    schedule = _schedule(optimizer, options, len(loader))
+    setup = _set_up(options, arguments.device)
+    validation = data.DataLoader(setup.held_out, 500) if setup.held_out is not None else None
     monitor = "val_accuracy" if validation is not None else None
-    stopping = train.EarlyStopping(options.patience, monitor) if monitor else None
-
     folder.mkdir(parents=True, exist_ok=True)
     train.write_text(folder / "options.json", json.dumps(asdict(options), indent=2) + "\n")
-    train.write_text(folder / "summary.txt", f"{nn.summary(model, (1, *image))}\n")
-    console.print(_introduction(options, fitted, held_out, model))
-    note = networks.note(options.model, splits.train.classes or 10, image, normalise)
+    train.write_text(folder / "summary.txt", f"{nn.summary(setup.model, (1, *setup.image))}\n")
+    console.print(_introduction(setup))
     done = _done_before(folder) if arguments.resume is not None else []
     with _interruption(console) as stop, TrainingDisplay(console, monitor, done) as display:
         history = train.fit(
-            model,
-            loader,
-            optimizer=optimizer,
+            setup.model,
+            setup.loader,
+            optimizer=setup.optimizer,
             epochs=options.epochs,
             validation=validation,
-            schedule=schedule,
+            schedule=setup.schedule,
             schedule_every="step",
-            stopping=stopping,
+            stopping=train.EarlyStopping(options.patience, monitor) if monitor else None,
             checkpoint=folder / networks.CHECKPOINT,
             checkpoint_every=arguments.checkpoint_every,
             resume=arguments.resume is not None,
-            note=note,
+            note=setup.note,
             on_step=display.on_step,
             on_epoch=display.on_epoch,
             should_stop=stop,
@@ -279,17 +324,26 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
     if history.stopped == "interrupted":
         console.print(f"\nstopped. Go on with: tinygrad-cnn train --resume {folder}")
         return 130
-    console.print(_ending(history, time.perf_counter() - started, duration))
-    train.save_state_dict_file(folder / networks.WEIGHTS, model.state_dict(), {"network": json.dumps(note)})
-    result = train.evaluate(model, data.DataLoader(splits.test, 500))
+    console.print(_ending(history, duration(time.perf_counter() - started)))
+    _finish(console, folder, setup, history, pictures=not arguments.no_pictures)
+    return 0
+
+
+def _finish(console: Any, folder: Path, setup: _Setup, history: Any, pictures: bool) -> None:
+    """Test the trained network, and write what there is to say of it."""
+    from .. import data, train
+    from .report import print_evaluation, write_mistakes, write_result
+
+    metadata = {"network": json.dumps(setup.note)}
+    train.save_state_dict_file(folder / networks.WEIGHTS, setup.model.state_dict(), metadata)
+    result = train.evaluate(setup.model, data.DataLoader(setup.test, 500))
     print_evaluation(console, result)
     write_result(folder, result)
     write_mistakes(folder, result)
-    if not arguments.no_pictures:
-        _pictures(console, folder, history, splits.test.images, result)
+    if pictures:
+        _pictures(console, folder, history, setup.test.images, result)
     console.print(f"\nall of it is in {folder}/")
     console.print(f"look further: tinygrad-cnn show features {folder}", style="dim")
-    return 0
 
 
 def _done_before(folder: Path) -> list[dict[str, Any]]:
@@ -342,18 +396,19 @@ def _schedule(optimizer: Any, options: Options, steps: int) -> Any:
     return lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=total, cycle_momentum=momentum)
 
 
-def _introduction(options: Options, fitted: Any, held_out: Any, model: Any) -> Any:
+def _introduction(setup: _Setup) -> Any:
     from rich.text import Text
 
     from .report import grouped
 
-    parameters = sum(p.size for p in model.parameters())
-    held = grouped(len(held_out)) if held_out is not None else "0"
+    options = setup.options
+    parameters = sum(p.size for p in setup.model.parameters())
+    held = grouped(len(setup.held_out)) if setup.held_out is not None else "0"
     text = Text()
     text.append(options.model, style="bold")
     text.append(
         f", {grouped(parameters)} parameters, on {options.data or 'MNIST'}: "
-        f"{grouped(len(fitted))} images to train on, {held} to validate\n"
+        f"{grouped(len(setup.fitted))} images to train on, {held} to validate\n"
         f"{options.optimizer}, learning rate {options.lr:g} ({options.schedule}), batches of {options.batch_size}, "
         f"at most {options.epochs} epochs, seed {options.seed}"
     )
@@ -363,11 +418,11 @@ def _introduction(options: Options, fitted: Any, held_out: Any, model: Any) -> A
     return text
 
 
-def _ending(history: Any, seconds: float, duration: Any) -> str:
+def _ending(history: Any, time_taken: str) -> str:
     count = len(history)
     how = f"stopped early after epoch {count}" if history.stopped == "early stopping" else f"{count} epochs done"
     best = f", weights of the best one, {history.best_epoch}, restored" if history.best_epoch else ""
-    return f"\n{how} in {duration(seconds)}{best}\n"
+    return f"\n{how} in {time_taken}{best}\n"
 
 
 def _pictures(console: Any, folder: Path, history: Any, images: Any, result: Any) -> None:

@@ -110,6 +110,20 @@ def fit(
     weights, optimizer, schedule, early stopping, random generator, and the place in the data. A run that was killed
     at any moment and is called again with `resume=True` ends with the same weights, bit for bit, as one that was not.
 
+    >>> import numpy as np
+    >>> from tinygrad_cnn import data, manual_seed, nn, optim
+    >>> manual_seed(0)
+    >>> x = np.eye(4, dtype=np.float32)
+    >>> model = nn.Linear(4, 2)
+    >>> history = fit(
+    ...     model,
+    ...     data.DataLoader(data.ArrayDataset(x, np.array([0, 1, 0, 1])), batch_size=2, shuffle=True),
+    ...     optimizer=optim.Adam(model.parameters(), lr=0.1),
+    ...     epochs=20,
+    ... )
+    >>> len(history), history.stopped, history[-1]["train_accuracy"]
+    (20, 'epochs', 1.0)
+
     Args:
         model: a module; left in evaluation mode, with its best weights if `stopping` restores them.
         train: a `DataLoader`, or any iterable of (inputs, targets); only a loader can resume within an epoch.
