@@ -233,8 +233,13 @@ def _check_stored(name: str, value: Any) -> None:
     kinds = (type(None), str if name == "data" else int) if default is None else (type(default),)
     if type(value) not in (*kinds, *((int,) if float in kinds else ())):
         raise ValueError(f"{name} is {value!r}")
-    known: dict[str, Collection[str]] = {"model": networks.NETWORKS, "recipe": RECIPES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES,
-             "normalise": NORMALISATIONS}  # fmt: skip
+    known: dict[str, Collection[str]] = {
+        "model": networks.NETWORKS,
+        "recipe": RECIPES,
+        "optimizer": OPTIMIZERS,
+        "schedule": SCHEDULES,
+        "normalise": NORMALISATIONS,
+    }
     if name in known and value not in known[name]:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known[name])}")
 
