@@ -169,8 +169,7 @@ def _single_input_gradient(
     around = (reach[0] - top, reach[0] - bottom), (reach[1] - left, reach[1] - right)
     if stride == (1, 1) and c * 2 >= o and min(map(min, around)) >= 0:
         seen = rows.padded_rows(g, *around, weight.dtype)
-        turned = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
-        gx = rows.correlate(seen, turned, None, stride=(1, 1), dilation=dilation, output=size)
+        gx = rows.correlate(seen, weight, None, stride=(1, 1), dilation=dilation, output=size, turned=True)
         return rows.from_rows(gx.astype(result, copy=False))
     flat = rows.padded_rows(g, (0, 0), (0, 0), weight.dtype)
     gx = rows.spread(flat, weight, size=(h + top + bottom, w + left + right), stride=stride, dilation=dilation)

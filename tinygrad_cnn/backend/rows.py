@@ -115,13 +115,20 @@ class _Plan:
         """Multiplications of the whole convolution."""
         return int(self.oh * self.ow * self.n * self.o * self.c * self.kh * self.kw)
 
-    def weights(self, weight: Array) -> list[Array]:
-        """Return the matrices of a band, (band · O, inner), one per kernel column for views, else one."""
+    def weights(self, weight: Array, turned: bool = False) -> list[Array]:
+        """Return the matrices of a band, (band · O, inner), one per kernel column for views, else one.
+
+        With `turned` they are those of the weight turned by 180°, its in and out channels exchanged.
+        """
         if self.views:
-            return [
-                np.ascontiguousarray(weight[..., j].transpose(0, 2, 1)).reshape(self.o, self.inner)
-                for j in range(self.kw)
-            ]
+            # Elements are moved filter by filter, within the cache, and then as whole rows.
+            filters = np.ascontiguousarray(weight.transpose(0, 3, 2, 1))  # (o, kw, kh, c)
+            if not turned:
+                return [filters[:, j].reshape(self.o, self.inner) for j in range(self.kw)]
+            columns = np.ascontiguousarray(filters.transpose(1, 2, 0, 3)[::-1, ::-1])  # (kw, kh, o, c)
+            return [column.reshape(self.inner, self.o).T for column in columns]
+        if turned:
+            weight = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
         matrix = np.zeros((self.band, self.o, self.depth, self.c, self.kw), weight.dtype)
         for r in range(self.band):
             matrix[r, :, r * self.sh : r * self.sh + self.kh] = weight.transpose(0, 2, 1, 3)
@@ -129,11 +136,12 @@ class _Plan:
 
     def from_weights(self, matrices: list[Array]) -> Array:
         """Return the gradient of the weight from those of the matrices of a band: the sum over its shifted copies."""
-        total: Array = np.zeros((self.o, self.c, self.kh, self.kw), matrices[0].dtype)
         if self.views:
+            filters = np.empty((self.o, self.kw, self.kh, self.c), matrices[0].dtype)
             for j, m in enumerate(matrices):
-                total[..., j] = m.reshape(self.o, self.kh, self.c).transpose(0, 2, 1)
-            return total
+                filters[:, j] = m.reshape(self.o, self.kh, self.c)
+            return np.ascontiguousarray(filters.transpose(0, 3, 2, 1))
+        total: Array = np.zeros((self.o, self.c, self.kh, self.kw), matrices[0].dtype)
         full = matrices[0].reshape(self.band, self.o, self.depth, self.c, self.kw)
         for r in range(self.band):
             total += full[r, :, r * self.sh : r * self.sh + self.kh].transpose(0, 2, 1, 3)
@@ -187,10 +195,23 @@ class _Plan:
             return _crew.run([partial(task, self.pieces[a:b]) for a, b in pairwise(ends)])
 
 
-def correlate(x: Array, weight: Array, bias: Array | None, *, stride: Pair, dilation: Pair, output: Pair) -> Array:
-    """Return y (OH, O, OW, N) of a padded x (H, C, W, N) and a weight (O, C, KH, KW)."""
-    plan = _Plan(x, weight.shape, stride, dilation, output)
-    matrices = plan.weights(weight)
+def correlate(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    *,
+    stride: Pair,
+    dilation: Pair,
+    output: Pair,
+    turned: bool = False,
+) -> Array:
+    """Return y (OH, O, OW, N) of a padded x (H, C, W, N) and a weight (O, C, KH, KW).
+
+    With `turned` the weight is (C, O, KH, KW) and is turned by 180°.
+    """
+    o, c, *kernel = weight.shape
+    plan = _Plan(x, (c, o, *kernel) if turned else weight.shape, stride, dilation, output)
+    matrices = plan.weights(weight, turned)
     y: Array = np.empty((plan.oh, plan.o, plan.ow, plan.n), x.dtype)
     offsets = None if bias is None else np.tile(bias, plan.band)[:, None]
 
@@ -235,8 +256,8 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, dilation
 
 def _outer(a: Array, b: Array) -> Array:
     """Return Σ a[k] b[k]ᵀ over the matrices of two batches."""
-    # BLAS is faster with the higher matrix first.
-    if a.shape[1] >= b.shape[1]:
+    # BLAS is faster with the higher matrix first; from some height on, that does not pay for a transposed result.
+    if a.shape[1] >= min(128, b.shape[1]):
         products = np.matmul(a, b.transpose(0, 2, 1))
     else:
         products = np.matmul(b, a.transpose(0, 2, 1)).transpose(0, 2, 1)
