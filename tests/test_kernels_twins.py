@@ -176,13 +176,14 @@ def test_gradients_of_conv2d_agree_with_loops(case):
 
 
 @quick
-@given(convolutions(), st.integers(1, 40), st.sampled_from([1, 1000]))
-def test_conv2d_is_the_same_in_pieces_threads_and_by_views(case, workspace, few):
+@given(convolutions(), st.integers(1, 40), st.sampled_from([1, 1000]), st.sampled_from([0, 1000]))
+def test_conv2d_is_the_same_in_pieces_threads_and_by_views(case, workspace, few, short):
     x, weight, bias, g, geometry = case
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "_WORKSPACE", workspace)
         patch.setattr(rows, "_SMALL", 0)
         patch.setattr(rows, "_FEW_ROWS", few)
+        patch.setattr(rows, "_SHORT_ROWS", short)
         patch.setattr(rows, "cpus", lambda: 3)
         y = kernels.conv2d(x, weight, bias, **geometry)
         gx = kernels.conv2d_input_gradient(g, weight, size=x.shape[2:], **geometry)

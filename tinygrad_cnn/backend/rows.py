@@ -32,6 +32,7 @@ Piece = tuple[int, int, int, int]  # first and last band, first and last column 
 
 _WORKSPACE = 1 << 18  # elements of a workspace: 1 MiB of float32, half of a usual L2 cache
 _SMALL = 1  # multiplications below which threads are not worth waking
+_SHORT_ROWS = 128  # OW · N up to which weight gradients put all rows side by side
 _FEW_ROWS = 48  # KH · C below which columns beat views
 
 _UNPACKED = 1_000_000  # multiplications up to which OpenBLAS does not pack its operands, which is up to twice as fast
@@ -247,11 +248,34 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, dilation
             totals = [total + part for total, part in zip(totals, parts, strict=True)] if totals else parts
         return totals
 
+    if plan.views and ow * plan.n <= _SHORT_ROWS:
+        return plan.from_weights(_whole_weight_gradient(plan, g))
     shares = plan.share(task)
     totals = shares[0]
     for share in shares[1:]:
         totals = [a + b for a, b in zip(totals, share, strict=True)]
     return plan.from_weights(totals)
+
+
+def _whole_weight_gradient(plan: _Plan, g: Array) -> list[Array]:
+    """Return what `correlate_weight` sums over bands in one product per kernel column, for rows that are short.
+
+    A product of short rows is mostly the writing of its result, once per band; so all rows are put side by side first.
+    """
+    size = plan.oh * plan.ow * plan.n
+    block = np.ascontiguousarray(g.transpose(1, 0, 2, 3)).reshape(plan.o, size)
+    h, c, _, n = plan.x.strides
+    shape = (plan.depth, plan.c, plan.oh, plan.ow * plan.n)
+
+    def task(j: int) -> Array:
+        corner = plan.x[:, :, j * plan.dw :]
+        seen = as_strided(corner, shape, (plan.dh * h, c, plan.sh * h, n), writeable=False)
+        return _outer(block[None], seen.reshape(1, plan.inner, size))
+
+    with single_threaded_blas():
+        if plan.threads == 1:
+            return [task(j) for j in range(plan.kw)]
+        return _crew.run([partial(task, j) for j in range(plan.kw)])
 
 
 def _outer(a: Array, b: Array) -> Array:
