@@ -332,17 +332,25 @@ def global_max_pool2d(input: Any, ties: str = "first") -> Any:
 # Units
 
 
+def not_inplace(at_zero: Any) -> Any:
+    """Return `at_zero`, or its default for a True or False that was meant for PyTorch's argument `inplace`."""
+    return "left" if isinstance(at_zero, bool) else at_zero
+
+
 def relu(input: Any, at_zero: Any = "left", inplace: bool = False) -> Any:
-    """Return max(x, 0); `at_zero` chooses the derivative at exactly 0. `inplace` is accepted and changes nothing."""
-    return ops.relu(as_tensor(input), at_zero=at_zero)
+    """Return max(x, 0); `at_zero` chooses the derivative at exactly 0. `inplace` is accepted and changes nothing.
+
+    PyTorch's second argument is `inplace`, so True or False in its place is taken for that.
+    """
+    return ops.relu(as_tensor(input), at_zero=not_inplace(at_zero))
 
 
 def leaky_relu(input: Any, negative_slope: float = 0.01, at_zero: Any = "left") -> Any:
     """Return x where it is positive, else negative_slope x."""
-    return ops.leaky_relu(as_tensor(input), negative_slope=negative_slope, at_zero=at_zero)
+    return ops.leaky_relu(as_tensor(input), negative_slope=negative_slope, at_zero=not_inplace(at_zero))
 
 
-def elu(input: Any, alpha: float = 1.0) -> Any:
+def elu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
     """Return x where it is positive, else alpha (e^x - 1)."""
     return ops.elu(as_tensor(input), alpha=alpha)
 
@@ -352,7 +360,7 @@ def gelu(input: Any, approximate: str = "none") -> Any:
     return ops.gelu(as_tensor(input), approximate)
 
 
-def silu(input: Any) -> Any:
+def silu(input: Any, inplace: bool = False) -> Any:
     """Return x sigmoid(x)."""
     return ops.silu(as_tensor(input))
 

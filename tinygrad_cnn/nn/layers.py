@@ -328,8 +328,8 @@ class ReLU(Module):
     def __init__(self, at_zero: Any = "left", inplace: bool = False) -> None:
         from ..ops.activations import share_at_zero
 
-        share_at_zero(at_zero)
-        self.at_zero = at_zero
+        self.at_zero = F.not_inplace(at_zero)
+        share_at_zero(self.at_zero)
 
     def forward(self, x: Any) -> Any:
         """Return max(x, 0)."""
@@ -343,7 +343,7 @@ class LeakyReLU(Module):
     """x where it is positive, else negative_slope x."""
 
     def __init__(self, negative_slope: float = 0.01, at_zero: Any = "left", inplace: bool = False) -> None:
-        self.negative_slope, self.at_zero = negative_slope, at_zero
+        self.negative_slope, self.at_zero = negative_slope, F.not_inplace(at_zero)
 
     def forward(self, x: Any) -> Any:
         """Return the unit's output."""
@@ -356,7 +356,7 @@ class LeakyReLU(Module):
 class ELU(Module):
     """x where it is positive, else alpha (e^x - 1)."""
 
-    def __init__(self, alpha: float = 1.0) -> None:
+    def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         self.alpha = alpha
 
     def forward(self, x: Any) -> Any:
@@ -377,6 +377,9 @@ class GELU(Module):
 
 class SiLU(Module):
     """x sigmoid(x)."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        """Take `inplace` for PyTorch's sake; it changes nothing."""
 
     def forward(self, x: Any) -> Any:
         """Return the unit's output."""
