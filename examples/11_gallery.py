@@ -2,7 +2,7 @@
 
 python examples/11_gallery.py                        trains LeNet-5 for an epoch, then draws everything
 python examples/11_gallery.py --run runs/NAME        takes a trained network
-python examples/11_gallery.py --out FOLDER           where to (default: gallery/); open its index.html
+python examples/11_gallery.py --out FOLDER           where to (default: runs/gallery/); open its index.html
 python examples/11_gallery.py --quick                a few training steps and fewer pictures
 """
 
@@ -20,7 +20,7 @@ from tinygrad_cnn.cli import networks
 from tinygrad_cnn.nn import functional as F
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--out", type=Path, default=Path("gallery"), help="folder")
+parser.add_argument("--out", type=Path, default=Path("runs/gallery"), help="folder")
 parser.add_argument("--run", type=Path, help="run folder, checkpoint or weights of a trained network")
 parser.add_argument("--quick", action="store_true", help="a few training steps and fewer pictures")
 args = parser.parse_args()

@@ -57,7 +57,7 @@ def to_dot(diagram: Diagram, *, theme: str = "auto", legend: bool = True) -> str
         "digraph {",
         f"  graph [rankdir=TB, nodesep=0.25, ranksep=0.35, fontname=Helvetica, fontsize=11, compound=true, "
         f'bgcolor="{c["paper"]}", fontcolor="{c["ink"]}"]',
-        f'  node [fontname=Helvetica, fontsize=11, height=0.3, margin="0.12,0.06", color="{c["line"]}", '
+        f'  node [fontname=Helvetica, fontsize=11, height=0.3, margin="0.17,0.06", color="{c["line"]}", '
         f'fontcolor="{c["ink"]}"]',
         f'  edge [fontname=Helvetica, fontsize=10, arrowsize=0.6, color="{c["line"]}", fontcolor="{c["soft"]}"]',
     ]
@@ -176,11 +176,11 @@ def _html(text: str) -> str:
 
 def find_dot() -> str | None:
     """Return the path of a `dot` program: on PATH, else the one of the package graphviz-pure, else None."""
-    found = shutil.which("dot")
+    found = shutil.which("dot") or shutil.which("graphviz-pure")
     if found is not None:
         return found
     for folder in (sysconfig.get_path("scripts"), str(Path(sys.executable).parent)):
-        for program in ("graphviz-pure", "graphviz_pure", "dot"):
+        for program in ("graphviz-pure", "dot"):
             candidate = shutil.which(program, path=folder)
             if candidate is not None:
                 return candidate

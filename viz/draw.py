@@ -67,6 +67,15 @@ def draw(
 
     Raises:
         OptionError: an unknown mode, theme, colouring or module, or numbers that were not recorded.
+
+    >>> from tinygrad_cnn import tensor, viz
+    >>> x = tensor([1.0, 2.0], requires_grad=True)
+    >>> with viz.record(title="a square") as rec:
+    ...     (x * x).sum().backward()
+    >>> viz.draw(rec, "both")
+    <picture of 'a square': 5 boxes; .save('graph.svg') writes it>
+    >>> [box.title for box in viz.draw(rec).diagram.boxes]
+    ['parameter', 'mul', 'sum']
     """
     if theme not in THEMES:
         raise OptionError(f"theme must be one of {', '.join(THEMES)}, got {theme!r}")

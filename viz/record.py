@@ -44,6 +44,13 @@ def record(
 
     Everything that ran is recorded, also values that needed no gradient. Of the backward pass it keeps each upstream
     gradient, each contribution and each sum, so several walks and walks over walks can be replayed.
+
+    >>> from tinygrad_cnn import tensor, viz
+    >>> x = tensor([1.0, 2.0], requires_grad=True)
+    >>> with viz.record() as rec:
+    ...     (x * x).sum().backward()
+    >>> [(step.node, [c.gradient.values for c in step.contributions]) for step in rec.graph.walks[0].steps]
+    [('sum:1', [[1.0, 1.0]]), ('mul:1', [[1.0, 2.0], [1.0, 2.0]])]
     """
     recorder = Recorder(title=title, statistics=statistics, maps=maps, elements=elements, timed=timed, updates=updates)
     with observing(recorder):
