@@ -183,7 +183,7 @@ class Op:
                     dtype = x.dtype
                 elif xp is not space:
                     raise _mixed_devices(self, inputs)
-                elif x.dtype is not dtype:
+                elif x.dtype is not dtype and x.dtype != dtype:
                     mixed = True
             arrays.append(x)
         if xp is None:

@@ -37,4 +37,6 @@ def as_dtype(dtype: Any) -> Any:
         ) from error
     if found.kind not in "fiub" or found.itemsize > 8:
         raise DTypeError(f"tensors cannot hold {found}; element types are float16, float32, float64, integers and bool")
-    return found.newbyteorder("=")  # files may hold the other byte order, arrays in memory must not
+    # Files may hold the other byte order, arrays in memory must not. There is one object per type in NumPy's own order,
+    # and the engine tells types apart by it.
+    return found if found.isnative else np.dtype(found.type)
