@@ -167,6 +167,16 @@ def test_googlenet_in_training_returns_its_side_classifiers_and_their_loss_count
     assert sum(p.size for p in models.GoogLeNet(1000, aux_logits=False).parameters()) == 6_624_904
 
 
+def test_googlenet_can_undo_the_usual_normalisation_of_its_images():
+    model = models.GoogLeNet(3, aux_logits=False, transform_input=True).eval()
+    pixels = np.random.default_rng(0).random((2, 3, 32, 32)).astype("float32")
+    mean, deviation = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    usual = (pixels - mean.reshape(3, 1, 1)) / deviation.reshape(3, 1, 1)
+    seen = model(Tensor(usual)).array
+    model.transform_input = False
+    np.testing.assert_allclose(seen, model(Tensor(pixels * 2 - 1)).array, rtol=1e-3, atol=1e-6)
+
+
 def test_overfeat_gives_a_logit_for_every_position_of_its_window():
     model = models.OverFeat(3, hidden=(4, 4)).eval()
     x = randn(1, 3, 231 + 32, 231 + 64)

@@ -1,12 +1,13 @@
 """LeNet-5, MLP and logistic regression: parameters, names, shapes, and PyTorch's first twenty losses."""
 
+import copy
 import doctest
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tinygrad_cnn import Tensor, manual_seed, models, optim, randn
+from tinygrad_cnn import Tensor, manual_seed, models, nn, optim, randn
 from tinygrad_cnn.errors import OptionError, ShapeError
 from tinygrad_cnn.models import dense, lenet, registry
 from tinygrad_cnn.nn import functional as F  # noqa: N812
@@ -33,6 +34,21 @@ def test_modern_lenet5_has_61706_parameters_under_the_usual_names():
         "fc3.weight": (10, 84),
         "fc3.bias": (10,),
     }
+
+
+def test_networks_can_be_copied_and_subclassed():
+    class Wide(models.LeNet5):
+        def __init__(self, width, depth):
+            super().__init__()
+            self.fc3 = nn.Linear(84, width * depth)
+
+    x = randn(1, 1, 28, 28)
+    assert Wide(5, depth=4)(x).shape == (1, 20)
+    for model in (models.LeNet5(), models.LeNet5Original()):
+        twin = copy.deepcopy(model)
+        assert type(twin) is type(model)
+        np.testing.assert_array_equal(twin(x).array, model(x).array)
+        assert all(p is not q for p, q in zip(twin.parameters(), model.parameters(), strict=True))
 
 
 def test_unknown_forms_and_names_are_refused():

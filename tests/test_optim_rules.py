@@ -176,6 +176,10 @@ def test_no_parameter_moves_when_one_gradient_has_the_wrong_shape():
     with pytest.raises(ShapeError, match=r"was p\.grad set by hand"):
         optim.SGD([w, b], lr=0.1).step()
     np.testing.assert_array_equal(w.array, before)
+    b.grad = np.ones(3)
+    with pytest.raises(ShapeError, match="is ndarray, expected a tensor"):
+        optim.SGD([w, b], lr=0.1).step()
+    np.testing.assert_array_equal(w.array, before)
 
 
 def test_parameters_of_different_types_stand_in_one_group():

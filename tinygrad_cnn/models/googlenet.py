@@ -8,8 +8,13 @@ from .. import nn
 from ..nn import functional as F  # noqa: N812 - the field's name for it
 from ..nn import init
 from ..ops import concatenate
+from ..tensor import Tensor
 
 __all__ = ["GoogLeNet", "GoogLeNetOutputs", "googlenet_loss"]
+
+
+# Standard deviations and means of the pixels of ImageNet in [0, 1], for red, green and blue.
+_IMAGENET = (0.229, 0.224, 0.225), (0.485, 0.456, 0.406)
 
 
 class GoogLeNetOutputs(NamedTuple):
@@ -92,6 +97,8 @@ class GoogLeNet(nn.Module):
         num_classes: how many logits.
         aux_logits: whether there are side classifiers.
         dropout, dropout_aux: share of the units dropped before the last layers.
+        transform_input: bring images normalised by ImageNet's means and deviations to [-1, 1] first, as the weights
+            that torchvision publishes expect.
 
     Images: 3x224x224; others from 32x32 on work too.
 
@@ -99,8 +106,14 @@ class GoogLeNet(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int = 1000, aux_logits: bool = True, dropout: float = 0.2, dropout_aux: float = 0.7
+        self,
+        num_classes: int = 1000,
+        aux_logits: bool = True,
+        dropout: float = 0.2,
+        dropout_aux: float = 0.7,
+        transform_input: bool = False,
     ) -> None:
+        self.transform_input = transform_input
         self.conv1 = BasicConv2d(3, 64, 7, stride=2, padding=3)
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.conv2 = BasicConv2d(64, 64, 1)
@@ -127,6 +140,9 @@ class GoogLeNet(nn.Module):
 
     def forward(self, x: Any) -> Any:
         """Return the logits (n, num_classes) of images (n, 3, h, w); in training with those of the side classifiers."""
+        if self.transform_input:
+            deviation, mean = (Tensor(v, dtype=x.dtype, device=x.device).reshape(1, 3, 1, 1) for v in _IMAGENET)
+            x = (x * deviation + (mean - 0.5)) * 2
         x = self.maxpool1(self.conv1(x))
         x = self.maxpool2(self.conv3(self.conv2(x)))
         x = self.maxpool3(self.inception3b(self.inception3a(x)))

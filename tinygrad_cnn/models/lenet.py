@@ -49,9 +49,9 @@ class LeNet5(nn.Module):
     61706
     """
 
-    def __new__(cls, form: str = "modern", **options: Any) -> Any:
-        """Make the network of 1998 if its form is asked for."""
-        return LeNet5Original(**options) if form == "original" else super().__new__(cls)
+    def __new__(cls, form: Any = "modern", *arguments: Any, **options: Any) -> Any:
+        """Make the network of 1998 if its form is asked for; subclasses take what arguments they like."""
+        return LeNet5Original(**options) if cls is LeNet5 and form == "original" else super().__new__(cls)
 
     def __init__(
         self, form: str = "modern", *, num_classes: int = 10, at_zero: Any = "left", ties: str = "first"

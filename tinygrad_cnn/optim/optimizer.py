@@ -96,7 +96,7 @@ class Optimizer:
             closure: clears the gradients, computes the loss, calls `backward()` and returns the loss; optional.
 
         Raises:
-            ShapeError: a gradient does not have the shape of its parameter.
+            ShapeError: a gradient is no tensor of the shape of its parameter. No parameter has changed then.
         """
         loss = None
         if closure is not None:
@@ -105,9 +105,14 @@ class Optimizer:
         ready = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         for params in ready:
             for p in params:
+                if not isinstance(p.grad, Traced):
+                    raise ShapeError(
+                        f"{self._name}: the gradient of {self._called(p)} is {type(p.grad).__name__}, "
+                        "expected a tensor; p.grad takes tensor(...)"
+                    )
                 if p.grad.array.shape != p.array.shape:
                     raise ShapeError(
-                        f"{self._name}: the gradient of {self._called(p)} has shape {p.grad.shape}, "
+                        f"{self._name}: the gradient of {self._called(p)} has shape {tuple(p.grad.array.shape)}, "
                         f"but the parameter has {p.shape}; was p.grad set by hand?"
                     )
         for number, (group, params) in enumerate(zip(self.param_groups, ready, strict=True)):
