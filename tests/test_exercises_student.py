@@ -70,7 +70,7 @@ def test_the_first_minutes_of_a_new_student(tmp_path, monkeypatch, capsys):
     assert "public checks passed (3 of 3)" in out
     assert "next: a2-richardson" in out
     assert main([]) == 0
-    assert "1 of 42 done. Now: a2-richardson" in capsys.readouterr().out
+    assert "1 of 43 done. Now: a2-richardson" in capsys.readouterr().out
 
 
 def test_no_exercise_is_reported_with_colour_codes_or_beyond_ascii_without_a_terminal(folder, capsys):

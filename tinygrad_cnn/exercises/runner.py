@@ -336,11 +336,11 @@ def _name(
         count = _equal_cases(loaded, check, candidate, observed)
         if count >= needed:
             matches.append((candidate, count))
-    if len(matches) > 1:
+    if matches:
         # A mistake that would have shown in a check that was passed is not the one.
         passed = loaded.checks[:number] if check in loaded.checks else []
         passed = [(k, c) for k, c in enumerate(passed) if c.title in fine]
-        matches = [m for m in matches if not any(_shows(loaded, c, m[0], seed, k) for k, c in passed)] or matches
+        matches = [m for m in matches if not any(_shows(loaded, c, m[0], seed, k) for k, c in passed)]
     outcome.causes = [_cause(b, n) for b, n in matches]
     if not matches and found.causes:
         outcome.causes = found.causes
