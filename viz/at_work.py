@@ -212,7 +212,7 @@ def feature_maps(model: Any, image: Any, *, most: int = 16, theme: str = "light"
     """Show an image on its way through the network: the maps of every layer, then the vectors, then the answer.
 
     Args:
-        model: maps images (n, c, h, w) to scores (n, classes).
+        model: maps images (n, c, h, w) to scores (n, classes), or to maps, where there is no answer to show.
         image: one image.
         most: maps shown per layer at most.
         theme: "light" or "dark".
@@ -226,7 +226,8 @@ def feature_maps(model: Any, image: Any, *, most: int = 16, theme: str = "light"
             rows.append((f"{layer.name} ({layer.kind})", v))
     columns, left, tile = 8, 1.7, 0.9  # in inches
     lines = [math.ceil(min(len(v), most) / columns) if v.ndim == 3 else 0 for _, v in rows]
-    heights = [n * tile + 0.12 if n else 0.42 for n in lines] + [1.25]
+    answer = maps.answer(model, x)
+    heights = [n * tile + 0.12 if n else 0.42 for n in lines] + [0.2 if answer is None else 1.25]
     width, total = left + columns * tile + 0.2, sum(heights) + 0.55
     page = _Page(width, total, f"What {type(model).__name__} sees, layer by layer", theme)
     page.figure.set_layout_engine("none")
@@ -250,7 +251,8 @@ def feature_maps(model: Any, image: Any, *, most: int = 16, theme: str = "light"
             ax = page.figure.add_axes(strip)
             page.image(ax, v[None], cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto")
         top -= height
-    answer = maps.probabilities(model, x)[0]
+    if answer is None:
+        return page.done(f"maps of {len(rows) - 1} layers")
     page.figure.text(0.1 / width, 0.75 / total, "probabilities", fontsize=8, color=page.colors["ink"], va="center")
     ax = page.figure.add_axes((left / width, 0.3 / total, columns * tile / width, 0.85 / total))
     page.plot(ax, "", "", "")

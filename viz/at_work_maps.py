@@ -104,6 +104,14 @@ def probabilities(model: Any, images: Any) -> Any:
     return e / e.sum(axis=1, keepdims=True)
 
 
+def answer(model: Any, image: Any) -> Any:
+    """Return the probabilities of the classes for one image; None for a model that gives no scores (n, classes)."""
+    x = batch(image)
+    with evaluating(model), no_grad():
+        scores = _scores(model, _device(model, x))
+    return probabilities(model, x)[0] if scores.ndim == 2 else None
+
+
 def activations(model: Any, image: Any) -> list[Layer]:
     """Return what every layer gives for an image, in the order they ran."""
     watcher = _Watcher(model)
