@@ -279,6 +279,18 @@ def test_joining_whole_numbers_to_floats_keeps_the_float_type():
     assert ops.matmul(x, numbers).dtype == np.float32
 
 
+def test_tensors_of_whole_numbers_become_float32():
+    x = Tensor([1, 2, 3])
+    for y in (x / 2, x / x, x * 0.5, 0.5 + x, x**0.5, x.mean(), x.var(), x.exp(), x.sqrt(), x.sigmoid(), x.softmax(0)):
+        assert y.dtype == np.float32
+    assert (Tensor([True, False]) == Tensor([True, True])).mean().dtype == np.float32
+    assert (Tensor(np.zeros((2, 2), np.uint8)) / 255).dtype == np.float32
+    assert (x * 2).dtype == np.int64
+    assert x.double().dtype == np.float64
+    assert (x * np.ones(3)).dtype == np.float64
+    assert ops.where(x > 1, np.ones(3), 0.0).dtype == np.float64
+
+
 def test_two_float_types_give_the_wider_one_and_gradients_return_in_their_own():
     narrow, wide = Tensor([1.0, 2.0], requires_grad=True), Tensor([3.0, 4.0], dtype="float64", requires_grad=True)
     y = narrow * wide
@@ -450,6 +462,24 @@ def test_erf_is_exact_over_its_whole_range():
     assert np.array_equal(ops.erf(x), [math.erf(v) for v in x])
     assert np.isnan(ops.erf(np.array([np.nan]))).all()
     assert ops.erf(np.array([np.inf, -np.inf])).tolist() == [1, -1]
+
+
+def test_einsum_takes_a_diagonal_without_touching_the_rest():
+    x = np.array([[1.0, np.inf], [np.nan, 2.0]])
+    assert ops.einsum("ii->i", x).tolist() == [1, 2]
+    assert ops.einsum("ii", x).item() == 3
+
+
+def test_einsum_equals_numpys_for_large_arrays_too():
+    rng = np.random.default_rng(0)
+    a, b, c = rng.normal(size=(40, 50)), rng.normal(size=(50, 60)), rng.normal(size=(60, 3))
+    for spec, arrays in (
+        ("ij,jk->ik", (a, b)),
+        ("ij,jk->ki", (a, b)),
+        ("ij,jk,kl->il", (a, b, c)),
+        ("ij,ij->j", (a, a)),
+    ):
+        assert np.allclose(ops.einsum(spec, *arrays), np.einsum(spec, *arrays))
 
 
 def test_labels_are_checked_before_they_index():

@@ -215,6 +215,8 @@ class Op:
                 node.seals = _seals(inputs, output)
             result = traced.result_type.made(output, node, index)
         else:
+            if dtype is not None and dtype.kind != "f" and output.dtype.kind == "f":
+                output = self._default_float(inputs, output)
             result = traced.result_type.made(output)
         if observers:
             for observer in observers:
@@ -249,6 +251,13 @@ class Op:
             else a
             for i, a in enumerate(arrays)
         ]
+
+    def _default_float(self, inputs: tuple[Any, ...], output: Any) -> Any:
+        """Let tensors of whole numbers become float32, as Python floats do; NumPy would make float64 of them."""
+        arrays = [x.array if isinstance(x, Traced) else x for x in inputs]
+        if "dtype" in self.option_names or any(a.__class__ in namespaces and a.dtype.kind == "f" for a in arrays):
+            return output
+        return output.astype(default_float, copy=False)
 
     def _passes_gradient(self, inputs: tuple[Any, ...]) -> bool:
         """Whether some input that requires a gradient has a rule."""

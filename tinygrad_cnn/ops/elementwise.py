@@ -131,7 +131,7 @@ mul.error_sample(_misfit)
 
 @binary()
 def div(xp: Any, a: Any, b: Any) -> Any:
-    """y = a / b, broadcast. Integers divide into floats, as in NumPy."""
+    """y = a / b, broadcast. Whole numbers divide into floats: tensors into float32, NumPy arrays into float64."""
     return xp.true_divide(a, b)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import OptionError, ShapeError
 from ..op import op
+from .elementwise import where
 from .reductions import sum as sum_of
 from .rules import broadcast_shape, raw, size_of, xp_of
 from .shapes import broadcast_to, expand_dims, reshape, swapaxes, transpose
@@ -183,7 +184,9 @@ def _einsum_flops(y: Shape, *xs: Shape, spec: str) -> int:
 @op(shape=_einsum_shape, flops=_einsum_flops, family="linear")
 def einsum_explicit(xp: Any, *xs: Any, spec: str) -> Any:
     """y = Σ over the letters missing in the output of the product of all inputs; no letter twice in one input."""
-    return xp.einsum(spec, *xs, optimize=len(xs) > 2)
+    # Above some thousand products it pays to look for a matrix product among them.
+    large = len(xs) > 1 and _einsum_flops((), *[x.shape for x in xs], spec=spec) > 50_000
+    return xp.einsum(spec, *xs, optimize=large or len(xs) > 2)
 
 
 @einsum_explicit.vjp("xs", "einsum of g with the other inputs")
@@ -291,6 +294,6 @@ def _without_repeats(term: str, x: Any, spec: str) -> tuple[str, Any]:
             xp = xp_of(raw(x))
             mask = xp.eye(n, dtype=bool).reshape(tuple(n if i in (first, second) else 1 for i in range(len(x.shape))))
             # The diagonal is what remains of x when the rest is removed and one of the two axes summed away.
-            x = sum_of(x * mask, axis=second)
+            x = sum_of(where(mask, x, 0), axis=second)
             term = term[:second] + term[second + 1 :]
     return term, x
