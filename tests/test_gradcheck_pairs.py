@@ -166,6 +166,15 @@ def test_a_forward_function_that_raises_is_reported():
     assert "the forward function raised ValueError" in str(report)
 
 
+def test_derivatives_close_to_the_end_of_the_domain_are_found_or_the_entries_named():
+    x = np.array([1e-8, 1e-4, 2.0])
+    assert check_pair(np.log, lambda d, x: d / x, (x,), seed=0).parts[0].checked == 3
+    inside = np.array([0.0, 1.0, 4.0])
+    report = check_pair(lambda x: np.sqrt(x), lambda d, x: d * 0.5 / np.sqrt(x + (x == 0)), (inside,), seed=0)
+    assert report
+    assert "cannot be judged" in str(report)
+
+
 def differences(step):
     def rule(d, x):
         gx = np.zeros_like(x)

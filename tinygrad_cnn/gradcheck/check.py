@@ -310,6 +310,11 @@ class _Case:
         mine = s[entries]
         tolerance = self._tolerance(entries, d, e)
         wrong = self._confirm(jac, function, f0, weights, mine, d, tolerance, ~rough)
+        lost = ~np.isfinite(d)
+        if lost.any():
+            self._lost(parts, entries, lost)
+            wrong, d, tolerance = wrong & ~lost, np.where(lost, mine, d), np.where(lost, np.inf, tolerance)
+        rough = np.asarray(jac.kinks.any(axis=0))
         verdict = None
         if rough.any():
             self.at_kinks = True
@@ -325,6 +330,21 @@ class _Case:
         self._precision(parts, jac, weights)
         if all(part.ok for part in parts):
             self._suspicion(parts, s)
+
+    def _lost(self, parts: list[Part], entries: Array, lost: Array) -> None:
+        """Entries at which every probe leaves the domain of the function are not judged, and that is said."""
+        p = self.problem
+        for k, part in enumerate(parts):
+            inside = (entries >= p.bounds[k]) & (entries < p.bounds[k + 1])
+            count = int((lost & inside).sum())
+            if not count:
+                continue
+            part.checked -= count
+            every = count == int(inside.sum())
+            text = f"{count} entries of {part.name} cannot be judged: the function is not finite beside them"
+            part.findings.append(Finding("domain", text, fails=every))
+            if every:
+                part.status = "fail"
 
     def _projected(self, z: Array) -> Array:
         return np.array([self.g @ self.problem.f(z)])
@@ -713,6 +733,8 @@ def _shows(trial: Trial, case: _Case) -> bool:
     for stated, right in zip(trial.stated, trial.right, strict=True):
         if stated is None or stated.shape != right.shape:
             return True
+        if not np.isfinite(right).all():
+            return False
         if not np.allclose(stated, right, rtol=1e-9, atol=1e-9 * float(np.max(np.abs(right), initial=0.0))):
             return True
     return False

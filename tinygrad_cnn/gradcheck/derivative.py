@@ -210,6 +210,13 @@ def examine(found: Jacobian, f: Function, z: Array, f0: Array, j: int) -> None:
     scale = max(1.0, abs(float(z[i])))
     first = float(found.steps[j])
     value, error, sides, side_errors = along(f, z, v, f0, first, min(LAST_STEP * scale, first / 8))
+    near = abs(float(z[i]))
+    if 0 < near < 1 and np.any(error > 1e-9 * np.abs(value)):
+        # Close to 0 a step of its own size may leave the domain, of a logarithm say.
+        small = along(f, z, v, f0, near / 8, near / 8e4)
+        better = small[1] < error
+        value, error = np.where(better, small[0], value), np.where(better, small[1], error)
+        sides, side_errors = np.where(better, small[2], sides), np.where(better, small[3], side_errors)
     # The gap between the slopes at two small steps: halves with h on a curve, stays at a kink.
     with np.errstate(all="ignore"):
         gaps = []

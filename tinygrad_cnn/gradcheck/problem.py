@@ -111,7 +111,8 @@ class Problem:
     def f(self, z: Array) -> Array:
         """The output as one float64 vector."""
         self.calls += 1
-        return self._read(self.forward(*self.all_args(z), **self.options))
+        with np.errstate(all="ignore"):  # probes may leave the domain; the check looks for NaN itself
+            return self._read(self.forward(*self.all_args(z), **self.options))
 
     def _read(self, y: Any) -> Array:
         self.several = isinstance(y, (tuple, list))
@@ -197,6 +198,7 @@ def _names(forward: Callable[..., Any], count: int) -> tuple[str, ...]:
 def _positions(wrt: Any, args: tuple[Any, ...], names: tuple[str, ...]) -> tuple[int, ...]:
     if wrt is None:
         found = tuple(i for i, a in enumerate(args) if isinstance(a, np.ndarray) and a.dtype.kind == "f")
+        found = found or tuple(i for i, a in enumerate(args) if isinstance(a, float))
         if not found:
             raise OptionError("there is nothing to check: no argument is an array of floating point numbers")
         return found

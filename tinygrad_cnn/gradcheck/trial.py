@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .derivative import jacobian
+from .derivative import directional, jacobian
 from .problem import Array, Problem
 
 __all__ = ["Trial", "numeric_reference"]
@@ -70,31 +70,44 @@ class Trial:
         for raw in results:
             array = None if raw is None else np.asarray(raw)
             self.stated.append(array.astype(float) if array is not None and array.dtype.kind in "fiub" else None)
-        self.matrix: Array | None = None
+        self._matrix: Array | None = None
         self.exact = False
         self.ref = numeric_reference(problem)
-        if self.y.size * z.size <= WHOLE and 4 * z.size <= MOST_EVALUATIONS:
-            self.matrix = jacobian(problem.f, z, np.arange(z.size), self.y, fingerprint=problem.watch).values
+        if problem.reference is not None and self._agrees(problem.reference):
+            self.ref = problem.reference
+        elif self.y.size * z.size <= WHOLE and 4 * z.size <= MOST_EVALUATIONS:
             self.right = problem.arrays(self.g @ self.matrix)
-            if problem.reference is not None and self._agrees(problem.reference):
-                self.ref = problem.reference
-        elif problem.reference is not None:
-            self.ref, self.exact = problem.reference, True
-            self.right = [np.asarray(r, dtype=float) for r in self.at(self.dout, self.args(), problem.options)]
         else:
             raise ValueError("too many entries for a reference")
 
+    @property
+    def matrix(self) -> Array:
+        """The Jacobian by differences, (outputs, entries); computed when first asked for."""
+        if self._matrix is None:
+            z = self.problem.z
+            found = jacobian(self.problem.f, z, np.arange(z.size), self.y, fingerprint=self.problem.watch)
+            self._matrix = found.values
+        return self._matrix
+
     def _agrees(self, reference: Callable[..., Any]) -> bool:
+        """Whether a reference is right along a few random directions; if so, it is used from now on."""
+        p = self.problem
         try:
-            theirs = self.problem.results(reference(self.dout, *self.args(), **self.problem.options))
+            theirs = p.results(reference(self.dout, *self.args(), **p.options))
+            right = [np.array(a, dtype=float) for a in theirs]
         except Exception:
             return False
-        for a, b in zip(theirs, self.right, strict=True):
-            a = np.asarray(a, dtype=float)
-            if a.shape != b.shape or not np.allclose(a, b, rtol=1e-6, atol=1e-8 * np.max(np.abs(b), initial=0.0)):
+        if [a.shape for a in right] != p.shapes:
+            return False
+        flat, rng = p.flat(right), np.random.default_rng(0)
+        for _ in range(2):
+            v = rng.normal(size=p.z.shape)
+            v /= float(np.linalg.norm(v)) or 1.0
+            value, error = directional(p.f, p.z, v)
+            slack = 8 * float(np.abs(self.g) @ error) + 1e-7 * float(np.linalg.norm(flat))
+            if not abs(float(self.g @ value) - float(flat @ v)) <= slack:
                 return False
-        self.right = [np.array(a, dtype=float) for a in theirs]
-        self.exact = True
+        self.right, self.exact = right, True
         return True
 
     def args(self) -> tuple[Any, ...]:
@@ -108,7 +121,7 @@ class Trial:
     def vjp(self, g: Array, k: int) -> Array:
         """The right gradient of checked input k for another upstream gradient at this point."""
         p = self.problem
-        if self.matrix is not None and not self.exact:
+        if not self.exact:
             return np.asarray((g @ self.matrix[:, p.part(k)]).reshape(p.shapes[k]))
         return np.asarray(self.at(p.cotangent(g), self.args(), p.options)[k], dtype=float)
 
@@ -125,5 +138,8 @@ class Trial:
         return np.asarray(found.values[0])
 
     def block(self, k: int) -> Array | None:
-        """The Jacobian with respect to checked input k, (outputs, entries)."""
-        return None if self.matrix is None else self.matrix[:, self.problem.part(k)]
+        """The Jacobian with respect to checked input k, (outputs, entries), if it is square and of moderate size."""
+        size = int(np.prod(self.problem.shapes[k], dtype=int))
+        if self.y.size != size or 4 * self.problem.z.size > MOST_EVALUATIONS or size > 2_000:
+            return None
+        return self.matrix[:, self.problem.part(k)]
