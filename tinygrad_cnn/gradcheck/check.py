@@ -354,7 +354,7 @@ class _Case:
         tolerance = 8 * e + 1e-9 * np.abs(d)
         for k in range(len(p.wrt)):
             inside = (entries >= p.bounds[k]) & (entries < p.bounds[k + 1])
-            tolerance[inside] += 1e-12 * float(np.max(np.abs(d[inside]), initial=0.0))
+            tolerance[inside] += 1e-12 * float(np.max(np.abs(d[inside & np.isfinite(d)]), initial=0.0))
         return np.asarray(tolerance)
 
     def _confirm(
