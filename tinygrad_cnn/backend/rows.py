@@ -4,7 +4,8 @@ With the batch innermost and the rows outermost, what a row of outputs sees is a
 (row, channel) pairs lie one stride apart. So the products need no copy of the input, or a small one:
 
 - *views*: y = Σ_j W_j X_j, where X_j, the block shifted by kernel column j, is a matrix (KH · C, W · N) as it lies in
-  memory. One product per kernel column, no columns at all. Good where KH · C is large.
+  memory. One product per kernel column, no columns at all. Good where KH · C is large. With a stride, the columns of
+  the image are sorted by their remainder first.
 - *columns*: for few channels, the block's columns (KH · C · KW, W · N) are copied into a workspace that stays in the
   cache, and a *band* of r output rows is computed in one product, whose weight holds r shifted copies of the kernel:
   an r times higher matrix and (KH + r − 1) / r instead of KH copies of each input.
@@ -65,6 +66,18 @@ def from_rows(y: Array) -> Array:
     return y.transpose(3, 1, 0, 2)
 
 
+def _columns_by_phase(x: Array, stride: int) -> Array:
+    """Return (H, C, stride, ⌈W / stride⌉, N): the columns that a kernel with this stride meets, side by side."""
+    if stride == 1:
+        return x[:, :, None]
+    h, c, w, n = x.shape
+    sorted_x: Array = np.empty((h, c, stride, -(-w // stride), n), x.dtype)
+    for phase in range(stride):
+        columns = x[:, :, phase::stride]
+        sorted_x[:, :, phase, : columns.shape[2]] = columns
+    return sorted_x
+
+
 class _Plan:
     """How one convolution is cut into bands of output rows and pieces of output columns."""
 
@@ -79,11 +92,11 @@ class _Plan:
         views: bool = True,
         copying: int = 12,
     ) -> None:
-        self.x = x
         self.o, self.c, self.kh, self.kw = weight_shape
         (self.sh, self.sw), (self.dh, self.dw), (self.oh, self.ow) = stride, dilation, output
         self.n = int(x.shape[3])
-        self.views = views and self.sw == 1 and self.kh * self.c >= _FEW_ROWS
+        self.views = views and self.kh * self.c >= _FEW_ROWS
+        self.x = _columns_by_phase(x, self.sw) if self.views else x
         self.band = 1 if self.views or self.dh > 1 else self._best_band(copying)
         self.depth = (self.band - 1) * self.sh + self.kh if self.dh == 1 else self.kh  # input rows of a band
         self.inner = self.depth * self.c * (1 if self.views else self.kw)
@@ -154,22 +167,28 @@ class _Plan:
         bands = y.reshape(self.bands, self.band * self.o, self.ow * self.n)
         return bands[first:last, :, start * self.n : end * self.n]
 
+    def shifted(self, j: int, start: int = 0) -> Array:
+        """Return what kernel column j sees from the output column `start` on: (H, C, columns, N), all neighbours."""
+        column, phase = divmod(j * self.dw, self.sw)
+        return self.x[:, :, phase, column + start :]
+
     def seen(self, piece: Piece, workspace: Array) -> list[Array]:
         """Return what a piece sees, as matrices (bands, inner, columns): views, or columns copied to the workspace."""
         first, last, start, end = piece
-        h, c, w, n = self.x.strides
-        corner = self.x[first * self.band * self.sh :, :, start * self.sw :]
+        h, c, n = self.x.strides[0], self.x.strides[1], self.x.strides[-1]
         step, count = self.band * self.sh * h, last - first
         if self.views:
             length = (end - start) * self.n
             shape = (count, self.depth, self.c, length)
-            shifted = [corner[:, :, j * self.dw :] for j in range(self.kw)]
+            shifted = [self.shifted(j, start)[first * self.band * self.sh :] for j in range(self.kw)]
             # (row, channel) lie one stride apart, and so do (column, sample), unless rows are left out.
             parts = [as_strided(x, shape, (step, h * self.dh, c, n), writeable=False) for x in shifted]
             if self.dh == 1:
                 flat = (count, self.inner, length)
                 return [as_strided(x, flat, (step, c, n), writeable=False) for x in shifted]
             return [part.reshape(count, self.inner, length) for part in parts]
+        w = self.x.strides[2]
+        corner = self.x[first * self.band * self.sh :, :, start * self.sw :]
         windows = as_strided(
             corner,
             (count, self.depth, self.c, self.kw, end - start, self.n),
@@ -264,12 +283,11 @@ def _whole_weight_gradient(plan: _Plan, g: Array) -> list[Array]:
     """
     size = plan.oh * plan.ow * plan.n
     block = np.ascontiguousarray(g.transpose(1, 0, 2, 3)).reshape(plan.o, size)
-    h, c, _, n = plan.x.strides
+    h, c, n = plan.x.strides[0], plan.x.strides[1], plan.x.strides[-1]
     shape = (plan.depth, plan.c, plan.oh, plan.ow * plan.n)
 
     def task(j: int) -> Array:
-        corner = plan.x[:, :, j * plan.dw :]
-        seen = as_strided(corner, shape, (plan.dh * h, c, plan.sh * h, n), writeable=False)
+        seen = as_strided(plan.shifted(j), shape, (plan.dh * h, c, plan.sh * h, n), writeable=False)
         return _outer(block[None], seen.reshape(1, plan.inner, size))
 
     with single_threaded_blas():

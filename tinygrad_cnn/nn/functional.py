@@ -521,9 +521,9 @@ def batch_norm(
     else:
         centred = x - _per_channel(x, running_mean)
         var = _per_channel(x, running_var)
-    y = centred / ops.sqrt(var + eps)
-    if weight is not None:
-        y = y * _per_channel(x, weight)
+    # The scale is one number per channel: two passes over the whole input fewer than dividing and then multiplying.
+    scale = (1.0 if weight is None else _per_channel(x, weight)) / ops.sqrt(var + eps)
+    y = centred * scale
     return y if bias is None else y + _per_channel(x, bias)
 
 
