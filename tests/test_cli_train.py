@@ -93,6 +93,20 @@ def test_a_run_writes_all_its_files_and_prints_what_they_say(folder, tmp_path, c
     assert str(folder) in options(run)["data"]
 
 
+def test_a_run_is_evaluated_on_the_data_it_was_trained_on(trained, folder, capsys):
+    run = trained()
+    capsys.readouterr()
+    for file in (run, run / "model.safetensors"):
+        assert main(["evaluate", str(file), "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert (result["count"], result["data"]) == (100, str(folder))
+    assert main(["evaluate", str(run), "--json", "--data", str(folder), "--split", "train"]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == 300
+    (run / "options.json").unlink()
+    assert main(["evaluate", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == 10000
+
+
 def test_the_file_of_weights_is_plain_safetensors(trained):
     from safetensors.numpy import load_file
 

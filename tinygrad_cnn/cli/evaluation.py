@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from ..backend import Device, use_device
 from ..errors import DataError
@@ -20,7 +19,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.description = "Print the accuracy and the confusion matrix of a trained network."
     parser.add_argument("network", nargs="?", metavar="RUN", help="run folder, checkpoint or file of weights "
                         "(the run trained last below runs/, if it is left out)")  # fmt: skip
-    parser.add_argument("--data", metavar="FOLDER", help="a folder of IDX files [default: MNIST from the package]")
+    parser.add_argument("--data", metavar="FOLDER", help="a folder of IDX files [default: what it was trained on]")
     parser.add_argument("--split", choices=["test", "train"], default="test", help="which part of the data")
     parser.add_argument("--batch-size", type=int, metavar="N", default=500, help="images at a time")
     parser.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda or cuda:1")
@@ -36,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     from .report import as_json, grouped, print_evaluation
 
     trained = networks.load(arguments.network or networks.latest_run())
-    splits = data.mnist(arguments.data, normalise=trained.normalise)
+    folder = arguments.data or trained.data
+    splits = data.mnist(folder, normalise=trained.normalise)
     dataset = getattr(splits, arguments.split)
     if dataset.images.shape[1:] != trained.image:
         had, got = (" x ".join(map(str, s)) for s in (trained.image, dataset.images.shape[1:]))
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
                 {
                     "network": str(trained.path),
                     "model": trained.name,
-                    "data": str(Path(arguments.data)) if arguments.data else "MNIST",
+                    "data": folder or "MNIST",
                     "split": arguments.split,
                     **as_json(result),
                 }

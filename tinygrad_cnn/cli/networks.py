@@ -40,6 +40,16 @@ class Trained:
     normalise: Affine
     path: Path
 
+    @property
+    def data(self) -> str | None:
+        """The folder of data it was trained on, as options.json beside the file tells it; None for MNIST."""
+        try:
+            stored = json.loads((self.path.parent / "options.json").read_text())
+        except (OSError, ValueError):
+            return None
+        folder = stored.get("data") if isinstance(stored, dict) else None
+        return folder if isinstance(folder, str) else None
+
 
 # Names of `models` that can be trained on small grey images, with what they need to know of them.
 NETWORKS: dict[str, Callable[[int, tuple[int, int, int]], dict[str, Any]]] = {

@@ -29,7 +29,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--file", metavar="FILE.png", help="an image of your own in place of a test image")
     parser.add_argument("--label", type=int, metavar="K", help="the class to explain [default: the network's answer]")
     parser.add_argument("--layer", metavar="PATH", help="which layer, for filters and Grad-CAM")
-    parser.add_argument("--data", metavar="FOLDER", help="a folder of IDX files [default: MNIST from the package]")
+    parser.add_argument("--data", metavar="FOLDER", help="a folder of IDX files [default: what it was trained on]")
     parser.add_argument("--theme", choices=["light", "dark"], default="light", help="colours")
     return run
 
@@ -48,10 +48,12 @@ def _trained(arguments: argparse.Namespace) -> networks.Trained:
     return networks.load(arguments.network or networks.latest_run())
 
 
-def _splits(arguments: argparse.Namespace, normalise: Any = "unit") -> Any:
+def _splits(arguments: argparse.Namespace, trained: networks.Trained | None = None) -> Any:
     from .. import data
 
-    return data.mnist(arguments.data, normalise=normalise)
+    if trained is None:
+        return data.mnist(arguments.data)
+    return data.mnist(arguments.data or trained.data, normalise=trained.normalise)
 
 
 def _image(arguments: argparse.Namespace, trained: networks.Trained) -> Any:
@@ -61,7 +63,7 @@ def _image(arguments: argparse.Namespace, trained: networks.Trained) -> Any:
 
         size = (trained.image[1], trained.image[2])
         return trained.normalise(as_digit(read_grey(arguments.file), size, arguments.file)[None, None])
-    test = _splits(arguments, trained.normalise).test
+    test = _splits(arguments, trained).test
     if not 0 <= arguments.digit < len(test):
         raise OptionError(f"--digit must lie in 0 .. {len(test) - 1}, got {arguments.digit}")
     return test.take([arguments.digit])[0]
@@ -113,7 +115,7 @@ def _evaluated(arguments: argparse.Namespace) -> tuple[Any, Any]:
     from .. import data, train
 
     trained = _trained(arguments)
-    test = _splits(arguments, trained.normalise).test
+    test = _splits(arguments, trained).test
     return test, train.evaluate(trained.model, data.DataLoader(test, 500))
 
 
