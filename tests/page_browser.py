@@ -39,6 +39,17 @@ class Visit:
         self.page.on("pageerror", lambda e: self.problems.append(str(e)))
         self.page.on("dialog", lambda d: (self.problems.append(f"dialog {d.message}"), d.dismiss()))
         self.page.goto(path.as_uri())
+        self.settled()
+
+    def settled(self):
+        """Wait until the boxes outside of what is seen have their places too."""
+        self.page.locator("#canvas[aria-busy=false]").wait_for()
+        return self
+
+    @property
+    def nodes(self):
+        """The boxes of the graph, when all have their places."""
+        return self.settled().page.locator(".node:visible")
 
     def press(self, *keys):
         for key in keys:

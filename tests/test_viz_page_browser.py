@@ -262,21 +262,21 @@ def tower(depth):
 
 def test_modules_fold_and_open_in_place(visit):
     page = visit(tower(3))
-    before = page.page.locator(".node:visible").count()
+    before = page.nodes.count()
     page.page.get_by_role("button", name="Collapse module Sequential.1", exact=True).click()
-    assert page.page.locator(".node.group:visible").count() == 1
-    assert page.page.locator(".node:visible").count() == before - 8  # five ops and four parameters became one box
+    assert page.settled().page.locator(".node.group:visible").count() == 1
+    assert page.nodes.count() == before - 8  # five ops and four parameters became one box
     assert "Sequential.1 collapsed" in page.says
     page.press("Enter")
-    assert page.page.locator(".node:visible").count() == before
+    assert page.nodes.count() == before
     assert "Sequential.1 expanded" in page.says
 
 
 def test_large_graphs_open_folded_to_what_can_be_read(visit):
     page = visit(tower(40))
-    assert page.page.locator(".node.group:visible").count() == 40
+    assert page.settled().page.locator(".node.group:visible").count() == 40
     page.page.select_option("#depth", "all")
-    assert page.page.locator(".node:visible").count() == 40 * 9 + 3
+    assert page.nodes.count() == 40 * 9 + 3
 
 
 def test_boxes_do_not_overlap(visit):
@@ -612,7 +612,7 @@ def test_a_chain_of_ten_thousand_ops_is_drawn(visit):
     for _ in range(10_000):
         y = y + 1e-4
     page = visit(y.sum(), images=False)
-    assert page.page.locator(".node").count() == 10_002
+    assert page.nodes.count() == 10_002
     page.press("End")
     page.page.fill("#query", "role:parameter")
     page.press("Enter")

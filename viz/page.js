@@ -245,7 +245,7 @@ function arrange() {
   for (const frame of kept) { frame.x0 += dx; frame.x1 += dx; frame.y0 += dy; frame.y1 += dy; }
   for (const edge of edges) for (const p of edge.via || []) { p[0] += dx; p[1] += dy; }
   ports(edges);
-  return { boxes, order, boxOf, edges, frames: kept, width: maxX + dx + 110, height: maxY + dy + 30 };
+  return { boxes, order, boxOf, edges, pairs, frames: kept, width: maxX + dx + 110, height: maxY + dy + 30 };
 }
 function hangs(node) {   // whether a leaf is drawn beside its reader: parameters of a layer, labels, constants
   if (node.role === "input" || !node.out.length) return false;
@@ -502,11 +502,13 @@ function draw() {
     world = el("div", { id: "world" });
     edgeLayer = svg("svg", { class: "edges", "aria-hidden": "true" });
     litLayer = svg("svg", { class: "lit", "aria-hidden": "true" });
-    frameLayer = el("div"); nodeLayer = el("div"); chipLayer = el("div");
+    [frameLayer, nodeLayer, chipLayer] = [0, 1, 2].map(() => el("div", { class: "layer" }));
     world.append(frameLayer, edgeLayer, nodeLayer, litLayer, chipLayer);
     $("canvas").replaceChildren(world);
   }
   const used = new Set(), fresh = document.createDocumentFragment();
+  const near = (y) => y > seenTop - 1200 && y < seenTop + 2400;
+  late = [];
   drawFrames();
   for (const box of drawing.order) {
     let e = elements.get(box.key);
@@ -514,21 +516,47 @@ function draw() {
     used.add(box.key);
     box.e = e;
     e.box = box;
-    const at = `translate(${Math.round(box.x - box.w / 2)}px,${Math.round(box.y - box.h / 2)}px)`, size = `${box.w}px ${box.h}px`;
-    if (e.at !== at) { e.at = at; e.style.transform = at; }
-    if (e.size !== size) { e.size = size; e.style.width = `${box.w}px`; e.style.height = `${box.h}px`; }
+    if (!e.isConnected) fresh.append(e);
+    if (near(box.y)) put(box);
+    else { if (e.at === undefined) e.hidden = true; late.push(box); }
   }
-  for (const [key, e] of elements) if (!used.has(key) && !e.hidden) e.hidden = true;   // hiding is much quicker than removing
-  for (const box of drawing.order) { if (box.e.hidden) box.e.hidden = false; if (!box.e.isConnected) fresh.append(box.e); }
+  for (const [key, e] of elements) {   // hiding is much quicker than removing
+    if (used.has(key) || e.hidden) continue;
+    e.box = null;
+    if (e.y === undefined || near(e.y)) e.hidden = true; else late.push(e);
+  }
   nodeLayer.append(fresh);
+  $("canvas").setAttribute("aria-busy", String(late.length > 0));
+  settleSoon();
   // Many paths in one element: a few hundred segments are quicker to paint than a few hundred elements.
   const chunks = { plain: [], thin: [] };
   for (const e of drawing.edges) chunks[e.a.host === e.b || e.a.kind === "leaf" ? "thin" : "plain"].push(e.d);
   edgeLayer.replaceChildren();
   for (const [name, list] of Object.entries(chunks)) for (let k = 0; k < list.length; k += 60) edgeLayer.append(svg("path", { d: list.slice(k, k + 60).join(""), class: name }));
   resize();
-  refresh(true);
+  refresh(false);
   minimapSoon();
+}
+// Boxes far from what is seen get their places after the frame is out, a slice at a time, or at once when they are
+// about to be seen.
+let late = [], seenTop = 0, settling = false;
+function put(box) {
+  const e = box.e, at = `translate(${Math.round(box.x - box.w / 2)}px,${Math.round(box.y - box.h / 2)}px)`, size = `${box.w}px ${box.h}px`;
+  if (e.at !== at) { e.at = at; e.style.transform = at; e.y = box.y; }
+  if (e.size !== size) { e.size = size; e.style.width = `${box.w}px`; e.style.height = `${box.h}px`; }
+  if (e.hidden) e.hidden = false;
+}
+function settle(most) {
+  for (const item of late.splice(0, most)) {
+    if (item.e) put(item);
+    else if (!item.box) item.hidden = true;
+  }
+  if (!late.length) $("canvas").setAttribute("aria-busy", "false");
+}
+function settleSoon() {
+  if (settling || !late.length) return;
+  settling = true;
+  requestAnimationFrame(() => setTimeout(() => { settling = false; settle(250); settleSoon(); }));
 }
 function resize() {
   world.style.width = `${drawing.width}px`; world.style.height = `${drawing.height}px`;
@@ -648,7 +676,7 @@ function refresh(all, near) {
     const value = box.kind === "leaf" ? "" : valueText(node.data, "y").replace("y", isOp(node) ? "y" : "x");
     const grad = gradientText(node, s);
     const asked = state.quiz && state.quiz.list.some((c) => c.target === node.i) ? "gradient: ?" : grad;
-    const words = [cls, title, aside, second, value, asked, hits > 1 ? hits : "", painted ? painted.join() : ""].join("\u0001");
+    const words = [box.h, cls, title, aside, second, value, asked, hits > 1 ? hits : "", painted ? painted.join() : ""].join("\u0001");
     if (!all && e.words === words) continue;
     if (e.words !== words) {
       e.words = words;
@@ -736,7 +764,7 @@ function lights() {
   chipLayer.replaceChildren();
   const step = steps[state.step], chips = [];
   const boxOf = drawing.boxOf;
-  const between = (s, t) => { const a = boxOf[s], b = boxOf[t]; return a === b ? null : drawing.edges.find((e) => e.a === a && e.b === b); };
+  const between = (s, t) => { const a = boxOf[s], b = boxOf[t]; return a === b ? null : drawing.pairs.get(a.at * drawing.order.length + b.at); };
   if (step.kind === "forward") {
     for (const s of nodes[step.n].inputs) if (s !== null && s >= 0) { const e = between(s, step.n); if (e) { parts.fw += e.d; if (e.a.host !== e.b) chips.push([middle(e, 0.5), valueText(nodes[s].data, isOp(nodes[s]) ? "" : label(nodes[s])).trim(), "fw"]); } }
   }
@@ -778,20 +806,25 @@ function minimap() {
     resize();
   }
   if (!big) return;
-  const h = Math.max(120, Math.min(stage.clientHeight - 20, 460)), scale = Math.min(h / drawing.height, 70 / drawing.width);
-  const tall = h / drawing.height;
-  canvas.height = h; canvas.width = 72; canvas.style.height = `${h}px`;
-  const c = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
-  c.clearRect(0, 0, 72, h);
-  const wide = 66 / drawing.width;
-  for (const box of drawing.order) {
-    const node = boxNode(box), now = box.e && box.e.classList.contains("now");
-    c.fillStyle = style.getPropertyValue(now ? "--ink" : `--${node.color}`);
-    c.fillRect(3 + (box.x - box.w / 2) * wide, (box.y - box.h / 2) * tall, Math.max(2, box.w * wide), Math.max(now ? 4 : 1, box.h * tall * 0.9));
+  const h = Math.max(120, Math.min(stage.clientHeight - 20, 460)), tall = h / drawing.height, wide = 66 / drawing.width;
+  const style = getComputedStyle(document.documentElement), key = `${h} ${document.documentElement.dataset.theme}`;
+  const mark = (c, box, least) => c.fillRect(3 + (box.x - box.w / 2) * wide, (box.y - box.h / 2) * tall, Math.max(2, box.w * wide), Math.max(least, box.h * tall * 0.9));
+  if (minimap.drawing !== drawing || minimap.key !== key) {   // the boxes stay; only the window and the present step move
+    Object.assign(minimap, { drawing, key, base: el("canvas", { width: 72, height: h }) });
+    const c = minimap.base.getContext("2d"), colors = {};
+    for (const box of drawing.order) {
+      const name = `--${boxNode(box).color}`;
+      c.fillStyle = colors[name] ||= style.getPropertyValue(name);
+      mark(c, box, 1);
+    }
   }
+  canvas.height = h; canvas.width = 72; canvas.style.height = `${h}px`;
+  const c = canvas.getContext("2d"), now = steps[state.step].n;
+  c.drawImage(minimap.base, 0, 0);
+  c.fillStyle = style.getPropertyValue("--ink");
+  if (now !== undefined) mark(c, drawing.boxOf[now], 4);
   c.strokeStyle = style.getPropertyValue("--focus"); c.lineWidth = 2;
   c.strokeRect(1, stage.scrollTop / state.zoom * tall, 70, Math.max(4, stage.clientHeight / state.zoom * tall));
-  void scale;
 }
 function show(i, center) {   // bring the box of node i into view
   const box = drawing.boxOf[i], stage = $("canvas");
@@ -801,6 +834,7 @@ function show(i, center) {   // bring the box of node i into view
   const inY = y - 90 > stage.scrollTop && y + 90 < stage.scrollTop + h;
   if (!center && inX && inY) return;
   const far = Math.abs(stage.scrollTop + h / 2 - y) > 1200;
+  settle(Infinity);
   stage.scrollTo({ left: inX && !center ? stage.scrollLeft : x - w / 2, top: inY && !center ? stage.scrollTop : y - h / 2, behavior: calm.matches || far || !state.playing ? "instant" : "smooth" });
 }
 
@@ -1690,6 +1724,7 @@ function setView(name) {
 function setZoom(z) {
   const stage = $("canvas"), old = state.zoom, cx = (stage.scrollLeft + stage.clientWidth / 2) / old, cy = (stage.scrollTop + stage.clientHeight / 2) / old;
   state.zoom = Math.max(0.1, Math.min(3, z));
+  settle(Infinity);
   resize();
   stage.scrollTo({ left: cx * state.zoom - stage.clientWidth / 2, top: cy * state.zoom - stage.clientHeight / 2, behavior: "instant" });
   minimap();
@@ -1710,7 +1745,7 @@ function buildTools() {
   depth.value = String(start);
   const paint = el("select", { id: "paint", onchange: (e) => setPaint(e.target.value) });
   for (const [name, text] of Object.entries(PAINTS)) if (available(name)) paint.append(el("option", { value: name, text }));
-  const pictures = el("input", { type: "checkbox", id: "pictures", onchange: (e) => { state.pictures = e.target.checked; draw(); } });
+  const pictures = el("input", { type: "checkbox", id: "pictures", onchange: (e) => { state.pictures = e.target.checked; draw(); refresh(true); } });
   pictures.checked = showsPictures();
   tools.append(deepest ? el("label", {}, "Modules ", depth) : "", el("label", {}, "Colour ", paint), el("label", {}, pictures, " pictures in boxes"),
     el("button", { type: "button", text: "−", "aria-label": "Zoom out", onclick: () => setZoom(state.zoom / 1.25) }), el("button", { type: "button", text: "+", "aria-label": "Zoom in", onclick: () => setZoom(state.zoom * 1.25) }),
@@ -1775,7 +1810,7 @@ function wire() {
     else say(`Module ${modules[box.module].path}, ${plural(modules[box.module].ops.length, "op")}. Press again to open it.`);
   });
   $("canvas").addEventListener("focusin", (e) => { const node = e.target.closest(".node"); if (node && node.box) show(node.box.node); });
-  $("canvas").addEventListener("scroll", minimapSoon, { passive: true });
+  $("canvas").addEventListener("scroll", () => { seenTop = $("canvas").scrollTop / state.zoom; if (late.length) settle(Infinity); minimapSoon(); }, { passive: true });
   $("canvas").addEventListener("wheel", (e) => { if (e.ctrlKey) { e.preventDefault(); setZoom(state.zoom * (e.deltaY < 0 ? 1.1 : 1 / 1.1)); } }, { passive: false });
   $("minimap").addEventListener("click", (e) => { const box = $("minimap").getBoundingClientRect(); $("canvas").scrollTo({ top: (e.clientY - box.top) / box.height * drawing.height * state.zoom - $("canvas").clientHeight / 2, behavior: "instant" }); });
   $("query").addEventListener("input", search);
@@ -1795,6 +1830,7 @@ function wire() {
 function moveFocus(by) {   // in order of creation
   const list = drawing.order, at = list.findIndex((box) => box.e === document.activeElement);
   const box = list[Math.max(0, Math.min(list.length - 1, at + by))];
+  settle(Infinity);
   if (refresh.stop) refresh.stop.tabIndex = -1;
   box.e.tabIndex = 0; refresh.stop = box.e;
   box.e.focus({ preventScroll: true });
