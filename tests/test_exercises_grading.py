@@ -20,7 +20,7 @@ EXERCISE = """# /// exercise
 # title = "Double"
 # topics = ["test"]
 # points = 2
-# limits = { wall = 1.5, cpu = 2, mem_mb = 700 }
+# limits = { wall = 2.5, cpu = 4, mem_mb = 700 }
 # ///
 # %%
 import numpy as np

@@ -101,7 +101,7 @@ def test_the_seed_repeats_a_report(folder, capsys):
     ],
 )
 def test_exit_codes_tell_wrong_code_from_broken_code(folder, capsys, monkeypatch, code, status, exit_code):
-    monkeypatch.setitem(kit.find("b4").limits, "wall", 1.0)
+    monkeypatch.setitem(kit.find("b4").limits, "wall", 2.0)
     source = student_text(kit.find("b4")).replace('raise NotImplementedError("write your code here")', code)
     (folder / "b4-unbroadcast.py").write_text(
         source.replace("import os;", "").replace("import numpy", "import os\nimport numpy")
@@ -485,3 +485,58 @@ def test_every_command_the_pages_mention_exists():
             assert name in known, f"{page}: ex {name}"
             for option in re.findall(r"--[a-z]+", re.split("#|  ", rest)[0]):
                 assert option in known[name]._option_string_actions, f"{page}: ex {name} {option}"
+
+
+def _pool_by(choice):
+    """A max pool rule for 2-D ties that shares the gradient of a window by `choice(mask)`."""
+
+    def max_pool_vjp(dout, x, k):
+        dx = np.zeros(x.shape)
+        for index in np.ndindex(*dout.shape):
+            n, c, i, j = index
+            window = x[n, c, i * k : i * k + k, j * k : j * k + k].reshape(-1)
+            share = choice(window == window.max()).reshape(k, k)
+            dx[n, c, i * k : i * k + k, j * k : j * k + k] = share * dout[index]
+        return dx
+
+    return max_pool_vjp
+
+
+def _at(position):
+    def choice(mask):
+        share = np.zeros(mask.size)
+        share[np.flatnonzero(mask)[position]] = 1.0
+        return share
+
+    return choice
+
+
+LEGAL = {"first": _at(0), "last": _at(-1), "split": lambda mask: mask / mask.sum()}
+ILLEGAL = {
+    "all": lambda mask: mask * 1.0,
+    "twice": lambda mask: 2.0 * mask / mask.sum(),
+    "none at ties": lambda mask: mask * (mask.sum() == 1.0),
+    "first minus last": lambda mask: 2 * _at(0)(mask) - _at(-1)(mask),
+}
+
+
+@pytest.mark.parametrize("name", LEGAL)
+def test_every_legal_choice_at_a_tie_passes_and_gets_its_name(name):
+    for seed in range(5):
+        result = ex.check("d10", _pool_by(LEGAL[name]), seed=seed)
+        assert result
+        assert any(f"convention at kinks: {name}" in note for c in result.checks for note in c.notes)
+
+
+@pytest.mark.parametrize("name", ILLEGAL)
+def test_no_illegal_choice_at_a_tie_passes(name):
+    for seed in range(5):
+        result = ex.check("d10", _pool_by(ILLEGAL[name]), seed=seed)
+        assert not result
+        assert [c.status for c in result.checks][:2] == ["pass", "pass"] or name in ("twice",)
+
+
+def test_a_relu_with_another_legal_convention_is_told_which_one_it_has():
+    result = ex.check("c1", lambda dout, x, at_zero: dout * (x >= 0))
+    assert not result
+    assert "yours is right" in str(result)

@@ -20,6 +20,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+# Loaded before the process changes its user, who may be unable to read the library.
+resource: Any
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 KINDS = "fiubcUS"
 LENGTHS = struct.Struct("<IQ")
 
@@ -160,9 +167,7 @@ def _stand_by(inside: int) -> None:
 
 def limit(limits: dict[str, Any]) -> list[str]:
     """Lower what this process may use, and return which limits hold."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if resource is None:
         return []
     held = []
     cpu, size = max(1, int(limits["cpu"] + 0.999)), int(limits["mem_mb"] * 2**20)

@@ -17,7 +17,7 @@ body{font:15px/1.45 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:
 h1{font-size:1.5em}h2{font-size:1.15em;margin:1.6em 0 .4em}table{border-collapse:collapse}
 td,th{padding:3px 10px 3px 0;text-align:left;vertical-align:top}td.n{text-align:right;font-variant-numeric:tabular-nums}
 .bar{background:#c8553d;height:.8em;display:inline-block;min-width:2px}.ok{background:#3d7a5a}
-.p{color:#2c6b48}.f{color:#a8402c}.e{color:#7a5a00}small{color:#5b6875}
+.wide{overflow-x:auto}.p{color:#2c6b48}.f{color:#a8402c}.e{color:#7a5a00}small{color:#5b6875}
 """
 SHOWN = {"pass": ("p", "passed"), "fail": ("f", "failed"), "error": ("e", "error"), "timeout": ("e", "timeout")}
 
@@ -54,7 +54,10 @@ def class_page(records: Sequence[dict[str, Any]], exercises: Sequence[Exercise])
                 f"<td><span class='bar' style='width:{14 * count / top:.2f}em'></span></tr>"
             )
         parts.append("</table>")
-    parts.append("<h2>Students</h2><table><tr><th>student<th>score" + "".join(f"<th>{esc(e.key)}" for e in exercises))
+    parts.append(
+        "<h2>Students</h2><div class='wide'><table><tr><th>student<th>score"
+        + "".join(f"<th>{esc(e.key)}" for e in exercises)
+    )
     for record in sorted(records, key=lambda r: str(r["student"])):
         cells = []
         by_name = {x["exercise"]: x for x in record["results"]}
@@ -66,7 +69,7 @@ def class_page(records: Sequence[dict[str, Any]], exercises: Sequence[Exercise])
             cells.append(f"<td class='{kind}'>{word}")
         score = f"{record['score']:g} of {record['max']:g}"
         parts.append(f"<tr><td>{esc(str(record['student']))}<td class='n'>{score}{''.join(cells)}")
-    parts.append("</table>" + _copies(records))
+    parts.append("</table></div>" + _copies(records))
     return "\n".join(parts) + "\n</html>\n"
 
 

@@ -22,6 +22,7 @@ class Difference:
     mask: Any = None
     index: tuple[int, ...] = ()
     error: float = float("nan")
+    sizes: Any = None  # errors as shares of the largest one, 0 where nothing is wrong
 
 
 def differ(got: Any, expected: Any, rtol: float, path: str = "result") -> Difference | None:
@@ -95,7 +96,10 @@ def _arrays(got: Any, expected: Any, rtol: float, path: str) -> Difference | Non
     lead = f"{share:.0f} % of entries wrong; worst " if have.size > 1 else ""
     where = f"{path}[{','.join(map(str, index))}]" if index else path
     text = f"{lead}{where}: yours {value(have[index])}, should be {value(want[index])}"
-    return Difference("value", text, path, have[index], want[index], mask, index, relative)
+    found = Difference("value", text, path, have[index], want[index], mask, index, relative)
+    top = float(np.max(error[np.isfinite(error)], initial=0.0)) or 1.0
+    found.sizes = np.where(mask, np.clip(error / top, 0.02, 1.0), 0.0)
+    return found
 
 
 def value(x: Any) -> str:

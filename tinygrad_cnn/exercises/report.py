@@ -138,9 +138,9 @@ def _hue(good: bool) -> str:
     return "#1a7f37" if good else "#c0392b"
 
 
-def heat_map(mask: Any, title: str) -> str:
-    """Draw which entries are wrong as SVG: the last two axes as rows and columns, the others side by side."""
-    grid = np.asarray(mask, dtype=float)
+def heat_map(sizes: Any, title: str) -> str:
+    """Draw how wrong each entry is (0 to 1) as SVG: the last two axes as rows and columns, the others side by side."""
+    grid = np.asarray(sizes, dtype=float)
     if grid.ndim == 0:
         grid = grid.reshape(1, 1)
     if grid.ndim == 1:
@@ -154,16 +154,16 @@ def heat_map(mask: Any, title: str) -> str:
         x0, y0 = (t % across) * (columns + 1) * size, (t // across) * (rows + 1) * size
         for i in range(rows):
             for j in range(columns):
-                fill = "#c0392b" if tile[i, j] else "#d5e8d4"
+                fill = "#d5e8d4'" if not tile[i, j] else f"#c0392b' fill-opacity='{0.3 + 0.7 * tile[i, j]:.2f}'"
                 x, y = x0 + j * size, y0 + i * size
-                body.append(f"<rect x='{x}' y='{y}' width='{size - 1}' height='{size - 1}' fill='{fill}'/>")
+                body.append(f"<rect x='{x}' y='{y}' width='{size - 1}' height='{size - 1}' fill='{fill}/>")
     width = min(across, len(tiles)) * (columns + 1) * size
     height = -(-len(tiles) // across) * (rows + 1) * size
     label = markup.escape(title)
     return (
         f"<figure style='margin:4px 0'><svg role='img' aria-label='{label}' width='{width}' height='{height}' "
         f"xmlns='http://www.w3.org/2000/svg'><title>{label}</title>{''.join(body)}</svg>"
-        f"<figcaption><small>{label}: red wrong, green right; last two axes: rows, columns</small></figcaption>"
+        f"<figcaption><small>{label}: green right, red wrong, the deeper the more</small></figcaption>"
         "</figure>"
     )
 

@@ -238,7 +238,7 @@ def _case(loaded: Loaded, check: Check, space: Space, case: Case, seed: int) -> 
         result.max_rel_err = difference.error
         if not np.iscomplexobj(difference.got):
             result.worst = Worst(difference.index, float(difference.got), float(difference.expected))
-        result.heat = difference.mask
+        result.heat = difference.mask if difference.sizes is None else difference.sizes
         result.where, result.axes = gradients.where_wrong(difference.mask)
     return found.fail(difference.layer, difference.text)
 
@@ -289,7 +289,14 @@ def _kinks(loaded: Loaded, check: Kinked, space: Space, case: Case, found: _Foun
         words = words or f"d{part.name}[{index}]: yours {worst.yours:.6g}, should be {worst.expected:.6g}"
         found.result.worst = Worst(worst.index, worst.yours, worst.expected, worst.error)
     if part.kinks is not None and not part.kinks.legal:
-        words = f"no legal subgradient at a kink. {words}" if "convention" not in part.kinks.note else part.kinks.note
+        wanted = check.convention(**case.extra["inputs"]) if callable(check.convention) else check.convention
+        if wanted and "convention" in part.kinks.note:
+            words = f"at the kinks the {wanted} convention is wanted, and yours is {part.kinks.convention}"
+        elif part.worst:
+            yours, legal = part.worst[0].yours, part.worst[0].expected
+            words = (
+                f"not a legal subgradient: d{part.name}[{index}] is {yours:.6g}, the nearest legal value {legal:.6g}"
+            )
     found.result.arg, found.result.shape, found.result.where, found.result.axes = (
         part.name,
         part.shape,
@@ -297,9 +304,16 @@ def _kinks(loaded: Loaded, check: Kinked, space: Space, case: Case, found: _Foun
         part.axes,
     )
     found.result.share = part.wrong / max(1, part.checked)
-    found.result.heat = None if part.error_map is None else np.nan_to_num(part.error_map) > 0
+    found.result.heat = _shares(part.error_map)
     found.causes = [Cause(c.id, c.confidence, c.text, cases=c.cases) for c in part.causes if c.kind != "pattern"]
     return found.fail("value", words or "the gradient is wrong")
+
+
+def _shares(error_map: Any) -> Any:
+    if error_map is None:
+        return None
+    errors = np.nan_to_num(error_map)
+    return errors / (float(errors.max(initial=0.0)) or 1.0)
 
 
 def _name(
