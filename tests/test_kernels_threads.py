@@ -114,6 +114,32 @@ def test_a_crew_serves_several_callers():
     assert results == [True] * 80
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_starts_threads_of_its_own():
+    crew = Crew()
+    crew.run([lambda: None, lambda: None])  # the helper waits for more, in the parent only
+    with single_threaded_blas():
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                with single_threaded_blas():
+                    code = 0 if crew.run([lambda: 1, lambda: 2]) == [1, 2] else 2
+            finally:
+                os._exit(code)
+    end = time.monotonic() + 20
+    done, status = 0, 0
+    while not done and time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.01)
+    if not done:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    assert done
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
 def test_workspaces_start_at_a_cache_line_and_hold_zeros():
     for shape, dtype in itertools.product([(), (0, 3), (7,), (3, 5)], ["float32", "float64", bool]):
         array = workspaces.aligned(shape, dtype)

@@ -44,9 +44,9 @@ _NARROWEST = 64  # columns of a piece below which its overhead is more than it g
 _SMALL_MATRIX = 2048  # elements of a patch's matrix up to which gradients gain from pieces too
 
 
-def _pieces(width: int, matrix: int) -> int:
+def _pieces(width: int, matrix: int, narrowest: int = 0) -> int:
     """Return into how many pieces to cut the columns of a product with a matrix of so many elements."""
-    for count in range(1, width // _NARROWEST + 1):
+    for count in range(1, width // (narrowest or _NARROWEST) + 1):
         if width % count == 0 and matrix * (width // count) <= _UNPACKED:
             return count
     return 1
@@ -572,7 +572,7 @@ class _ConvolutionCalls:
         patch = self.patch
         (mh, mw), (fh, fw), (ph, pw) = patch.split, patch.phases, patch.positions
         spread = aligned((self.y.shape[0], patch.inputs, self.y.shape[2]), self.tile.dtype)
-        pieces = _pieces(spread.shape[2], patch.rows * patch.inputs)
+        pieces = _pieces(spread.shape[2], patch.rows * patch.inputs, narrowest=32)
         calls: list[Call] = [
             partial(np.matmul, self.matrix[:, : patch.inputs].T, _cut(self.y, pieces), out=_cut(spread, pieces)),
             partial(self.g_buffer.fill, 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -65,6 +66,9 @@ def single_threaded_blas() -> Iterator[None]:
                         library.set_num_threads(before)
 
 
+_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+
+
 class Crew:
     """A caller and its helpers: `crew.run(tasks)` runs one task here and each of the others in a thread of its own.
 
@@ -73,6 +77,11 @@ class Crew:
     """
 
     def __init__(self) -> None:
+        self.forget()
+        _crews.add(self)
+
+    def forget(self) -> None:
+        """Start with no threads: in a process that was forked off, those of the parent do not run."""
         self._helpers: list[_Helper] = []
         self._lock = threading.Lock()
 
@@ -147,3 +156,14 @@ class _Helper:
             if job is not None:
                 job.work()
             del job
+
+
+def _after_fork() -> None:
+    global _blas_lock, _blas_users
+    _blas_lock, _blas_users = threading.Lock(), 0
+    for crew in list(_crews):
+        crew.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
