@@ -121,11 +121,22 @@ def test_evaluate_refuses_what_does_not_fit(run, tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "plain")]) == 1
     assert "does not say what network its weights are of" in capsys.readouterr().err
     note = networks.note("lenet5", 10, (1, 28, 28), data.Affine(0, 255))
-    save_state_dict_file(tmp_path / "wrong", {"w": np.zeros(3)}, {"network": json.dumps(note)})
+    save_state_dict_file(tmp_path / "wrong", {"w": np.zeros(999)}, {"network": json.dumps(note)})
     assert main(["evaluate", str(tmp_path / "wrong")]) == 1
     assert "does not fit LeNet5" in capsys.readouterr().err
+    for more in (
+        {"image": [1, 10**6, 10**6]},
+        {"classes": 10**9},
+        {"image": [1, -28, 28]},
+        {"zero": "x"},
+        {"image": 7},
+    ):
+        text = json.dumps({**note, "model": "mlp", **more})
+        save_state_dict_file(tmp_path / "gigantic", {"w": np.zeros(3)}, {"network": text})
+        assert main(["evaluate", str(tmp_path / "gigantic")]) == 1
+        assert "does not say what network its weights are of" in capsys.readouterr().err
     note["model"] = "os.system"
-    save_state_dict_file(tmp_path / "evil", {"w": np.zeros(3)}, {"network": json.dumps(note)})
+    save_state_dict_file(tmp_path / "evil", {"w": np.zeros(999)}, {"network": json.dumps(note)})
     assert main(["evaluate", str(tmp_path / "evil")]) == 1
     assert "'os.system' cannot be trained here" in capsys.readouterr().err
 

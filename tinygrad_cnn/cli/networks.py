@@ -114,9 +114,11 @@ def load(path: str | Path) -> Trained:
         name, classes = str(note["model"]), int(note["classes"])
         image = tuple(int(n) for n in note["image"])
         normalise = Affine(float(note["zero"]), float(note["scale"]))
-        if len(image) != 3 or classes < 1 or classes > 1_000_000:
-            raise ValueError(f"image {image}, {classes} classes")
-    except (KeyError, TypeError, ValueError) as error:
+        # Sizes that the file could not fill are refused before a network of that size takes memory.
+        values = sum(array.size for array in weights.values())
+        if len(image) != 3 or min(*image, classes) < 1 or max(math.prod(image), classes) > min(values, 100_000):
+            raise ValueError(f"image {image}, {classes} classes, {values} weights")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path} does not say what network its weights are of; expected is a file that tinygrad-cnn train wrote"
         ) from error
