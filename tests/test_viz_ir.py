@@ -1,7 +1,9 @@
 """GraphIR and the recorder, on a handful of ops made by hand: nothing above the engine is needed."""
 
+import gc
 import json
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -204,6 +206,77 @@ def test_json_round_trip_with_nan_and_infinity():
 def test_json_that_is_no_graph_is_refused(text):
     with pytest.raises(DataError, match="recorded graph"):
         GraphIR.from_json(text)
+
+
+def broken_graphs():
+    """JSON of a recorded graph with one thing wrong in it, in many ways."""
+    x = leaf([1.0, 2.0], name="x")
+    with viz.record() as rec:
+        backward(Block()(x), np.ones(2))
+    text = rec.graph.to_json()
+    places = []
+
+    def walk(item, path):
+        places.append(path)
+        if isinstance(item, dict):
+            for key in item:
+                walk(item[key], (*path, key))
+        elif isinstance(item, list):
+            for i in range(min(len(item), 2)):
+                walk(item[i], (*path, i))
+
+    walk(json.loads(text), ())
+    for path in places[1:]:
+        for wrong in (None, 7, "nobody", [[]], {"a": 1}):
+            data = json.loads(text)
+            inner = data
+            for key in path[:-1]:
+                inner = inner[key]
+            if inner[path[-1]] != wrong:
+                inner[path[-1]] = wrong
+                yield path, json.dumps(data)
+
+
+def test_damaged_json_is_refused_or_draws():
+    refused = 0
+    for path, text in broken_graphs():
+        try:
+            graph = GraphIR.from_json(text)
+        except DataError:
+            refused += 1
+            continue
+        try:
+            assert viz.draw(graph, "both", engine="builtin").svg
+            assert viz.draw(graph).text
+        except Exception as error:
+            raise AssertionError(f"{path}: {text}") from error
+    assert refused > 300
+
+
+def test_a_recording_lets_go_of_arrays_and_survives_an_error():
+    recorder, inputs = [], []
+
+    def fail():
+        x = leaf([1.0, 2.0])
+        inputs.append(weakref.ref(x))
+        with viz.record() as rec:
+            recorder.append(rec)
+            mul(x, 2.0)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    gc.collect()
+    assert inputs[0]() is None
+    assert [node.id for node in recorder[0].graph.nodes] == ["mul:1"]
+
+
+def test_reading_the_graph_twice_gives_the_same():
+    with viz.record() as rec:
+        y = mul(leaf([1.0]), 2.0)
+        backward(y)
+        assert rec.graph.to_json() == rec.graph.to_json()
+    assert GraphIR.of(y).to_json() == GraphIR.of(y).to_json()
 
 
 def test_marks_go_to_known_nodes_only():

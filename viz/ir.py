@@ -453,11 +453,83 @@ class GraphIR:
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             raise DataError(f"not a recorded graph of schema {SCHEMA!r}")
         try:
-            result = _rebuild(cls, data)
+            made: GraphIR = _rebuild(cls, data)
+            _check(made)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise DataError(f"a damaged recorded graph: {error}") from error
-        made: GraphIR = result
         return made
+
+
+def _check(graph: GraphIR) -> None:
+    """Raise ValueError if something in a graph has a wrong type or refers to what is not there."""
+    _check_types(graph)
+    modules: set[str | None] = {None}
+    for module in graph.modules:
+        if module.parent not in modules:
+            raise ValueError(f"module {module.id!r} stands before its parent {module.parent!r}")
+        modules.add(module.id)
+    values = {value.id for value in graph.values}
+    nodes = {node.id for node in graph.nodes}
+    if len(values) != len(graph.values) or len(nodes) != len(graph.nodes):
+        raise ValueError("two nodes or two values have one id")
+    steps = [step for walk in graph.walks for step in walk.steps]
+    named_values = [
+        *graph.outputs,
+        *(x.value for node in graph.nodes for x in node.inputs if x.value is not None),
+        *(saved.value for node in graph.nodes for saved in node.saved),
+        *(node.output for node in graph.nodes),
+        *(seed.value for walk in graph.walks for seed in walk.seeds),
+        *(part.value for step in steps for part in step.contributions),
+    ]
+    named_nodes = [
+        *(value.maker for value in graph.values if value.maker is not None),
+        *(reader for value in graph.values for reader in value.readers),
+        *(node.rule_of for node in graph.nodes if node.rule_of is not None),
+        *(step.node for step in steps),
+    ]
+    for named, known, what in ((named_values, values, "value"), (named_nodes, nodes, "node")):
+        for id in named:
+            if id not in known:
+                raise ValueError(f"there is no {what} {id!r}")
+    for node in graph.nodes:
+        if node.module not in modules:
+            raise ValueError(f"there is no module {node.module!r}")
+    position = {node.id: i for i, node in enumerate(graph.nodes)}
+    makers = {value.id: value.maker for value in graph.values}
+    for i, node in enumerate(graph.nodes):
+        if any(x.value is not None and position.get(makers[x.value] or "", -1) >= i for x in node.inputs):
+            raise ValueError(f"node {node.id!r} reads what is made after it")
+
+
+_TYPES: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+}
+
+
+def _check_types(item: Any) -> None:
+    for f in fields(item):
+        v = getattr(item, f.name)
+        name, _, optional = str(f.type).partition(" | ")
+        outer, _, inner = name.partition("[")
+        if v is None and optional:
+            continue
+        expected = _TYPES.get(outer) or globals()[outer]
+        if not isinstance(v, expected) or (expected is int and isinstance(v, bool)):
+            raise ValueError(f"{type(item).__name__}.{f.name} is {type(v).__name__}, not {name}")
+        element = inner.rstrip("]").rpartition(", ")[2]
+        kind = _TYPES.get(element) or globals().get(element)
+        for part in v if outer == "list" else v.values() if outer == "dict" else ():
+            if not isinstance(part, kind):
+                raise ValueError(f"an entry of {type(item).__name__}.{f.name} is {type(part).__name__}, not {element}")
+            if not isinstance(part, (str, int, float)):
+                _check_types(part)
+        if outer not in _TYPES:
+            _check_types(v)
 
 
 def _find(items: Sequence[Any], id: str) -> Any:
@@ -938,12 +1010,11 @@ class Builder:
                 value.grad = self.stats(x.grad.array, value)
         freed = [node.id for node in graph.nodes if node.freed]
         if freed:
-            graph.notes.append(
-                "Freed by backward(): what lies before "
-                + ", ".join(freed[:3])
-                + ("" if len(freed) <= 3 else f" and {len(freed) - 3} more")
-                + ". Draw before backward(), pass retain_graph=True, or use viz.record()."
-            )
+            more = "" if len(freed) <= 3 else f" and {len(freed) - 3} more"
+            graph.notes = [
+                f"Freed by backward(): what lies before {', '.join(freed[:3])}{more}. "
+                "Draw before backward(), pass retain_graph=True, or use viz.record()."
+            ]
         roots = [module.kind for module in graph.modules if module.parent is None]
         graph.title = title or (roots[0] if roots else graph.nodes[-1].kind if graph.nodes else "graph")
         return graph

@@ -53,9 +53,11 @@ def record(
     [('sum:1', [[1.0, 1.0]]), ('mul:1', [[1.0, 2.0], [1.0, 2.0]])]
     """
     recorder = Recorder(title=title, statistics=statistics, maps=maps, elements=elements, timed=timed, updates=updates)
-    with observing(recorder):
-        yield recorder
-    recorder.close()
+    try:
+        with observing(recorder):
+            yield recorder
+    finally:
+        recorder.close()
 
 
 class Recorder(Observer):
@@ -79,10 +81,13 @@ class Recorder(Observer):
         self._before: dict[int, Any] = {}
         self._started: list[float] = []
         self._walks: list[_LiveWalk] = []
+        self._finished: GraphIR | None = None
 
     @property
     def graph(self) -> GraphIR:
         """The description of everything recorded so far."""
+        if self._finished is not None:
+            return self._finished
         graph = self._builder.finish(self._title)
         graph.outputs = self._outputs()
         return graph
@@ -97,7 +102,7 @@ class Recorder(Observer):
         return outputs or [value.id for value in ends]
 
     def close(self) -> None:
-        """Compare the parameters with the copies made at first sight."""
+        """Compare the parameters with the copies made at first sight, and let go of all arrays."""
         for index, before in self._before.items():
             x, value = self._builder.leaves[index], self._builder.values[index]
             after = host(x.array)
@@ -107,6 +112,8 @@ class Recorder(Observer):
                 value.update = float(f"{change / size:.6g}") if size else float("inf")
                 value.after = self._builder.stats(after, value)
         self._before.clear()
+        self._finished = self.graph
+        self._builder = Builder(statistics=self._statistics)
 
     # -- what the engine tells
 
@@ -129,11 +136,13 @@ class Recorder(Observer):
         made.source = _source()
         if self._timed:
             made.forward_seconds = seconds
-        if self._walks:
-            made.rule_of = self._walks[-1].step.node if self._walks[-1].step else None
-            made.walk = self._walks[-1].number
+        step = self._walks[-1].step if self._walks else None
+        if step is not None:
+            made.rule_of, made.walk = step.node, self._walks[-1].number
 
     def backward_started(self, nodes: list[Node], seeds: dict[int, Any]) -> None:
+        if self._walks and self._walks[-1].step is None:
+            self._walks.pop()  # it ended in an error
         for node in reversed(nodes):  # those made before the recording began
             if node.index not in self._builder.nodes:
                 self._builder.node(node)

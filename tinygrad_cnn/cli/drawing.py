@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
         fold=not arguments.no_fold,
         engine=arguments.engine,
     )
-    picture.save(out)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        picture.save(out)
+    for note in notes:
+        print(f"note: {note.message}", file=sys.stderr)
     size = out.stat().st_size
     kept = f"{len(graph.nodes)} ops in {len(graph.modules)} module calls"
     drawn = "" if out.suffix in (".json", ".html", ".txt") else f" as {len(picture.diagram.boxes)} boxes"
