@@ -17,7 +17,7 @@ from .diagnose import diagnose, nearest, unused
 from .localise import marginals, pattern, typical
 from .mistakes import Mistake
 from .problem import Array, Problem, axis_names, jitter
-from .report import Cause, Finding, Kinks, Part, Report, Worst
+from .report import Cause, Finding, Kinks, Part, Report, Worst, entries_text
 from .trial import WHOLE, Trial
 
 __all__ = ["Settings", "check_pair", "run"]
@@ -254,6 +254,7 @@ class _Case:
                 e, mine = float(np.abs(self.g) @ errors), float(s @ v)
                 d = min(max(mine, least), most)
                 part.checked += 1
+                part.directions = True
                 size = max(abs(d), float(np.linalg.norm(s[p.part(k)])) / np.sqrt(max(1, v[p.part(k)].size)))
                 part.max_rel_err = max(part.max_rel_err, abs(mine - d) / (size or 1.0))
                 if kinky.any():
@@ -341,7 +342,7 @@ class _Case:
                 continue
             part.checked -= count
             every = count == int(inside.sum())
-            text = f"{count} entries of {part.name} cannot be judged: the function is not finite beside them"
+            text = f"{entries_text(count)} of {part.name} cannot be judged: the function is not finite beside them"
             part.findings.append(Finding("domain", text, fails=every))
             if every:
                 part.status = "fail"
@@ -462,6 +463,7 @@ class _Case:
                 text = f"in {kind} the gradient is another one than in float64: they differ by {off:.1e} of {top:.1e}"
                 part.findings.append(Finding("precision", text))
             else:
+                part.rounding = off / (top or 1.0)
                 verdict = "rounding only" if off <= bound else "precision is lost"
                 part.precision = f"{kind} differs from float64 by {off:.1e} of {top:.1e} (bound {bound:.1e}): {verdict}"
 
@@ -560,7 +562,7 @@ class _Case:
     @staticmethod
     def _note_composite(part: Part, count: int) -> None:
         text = (
-            f"{count} entries of {part.name} lie on kinks inside of the function: legal for automatic "
+            f"{entries_text(count)} of {part.name} on kinks inside of the function: legal for automatic "
             "differentiation, though not the derivative; no mistake"
         )
         part.findings.append(Finding("composite kink", text, fails=False))

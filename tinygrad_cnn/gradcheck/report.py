@@ -105,6 +105,8 @@ class Part:
     case: int = 0
     error_map: Array | None = None
     ratios: list[float] = field(default_factory=list)
+    rounding: float | None = None
+    directions: bool = False
 
     @property
     def ok(self) -> bool:
@@ -258,12 +260,20 @@ class Report:
     def _passed(self) -> list[str]:
         checked = sum(p.checked for p in self.parts)
         worst = max((p.max_rel_err for p in self.parts), default=0.0)
-        lines = [_dots(f"{checked} entries compared", f"largest relative difference {worst:.1e}")]
+        what = "directions" if any(p.directions for p in self.parts) else "entries"
+        lines = [_dots(f"{checked} {what} compared", f"largest relative difference {worst:.1e}")]
+        rounded = [p.rounding for p in self.parts if p.rounding is not None]
+        together = len(rounded) > 2 and all("rounding only" in p.precision for p in self.parts if p.precision)
+        if together:
+            text = f"in their own type, {len(rounded)} gradients differ by at most {max(rounded):.1e}: rounding only"
+            lines += _wrap(text, limit=2)
         for p in self.parts:
             if p.kinks is not None and p.kinks.count:
                 name = f"convention: {p.kinks.convention}" if p.kinks.convention else "not examined"
-                lines += _wrap(f"{p.name}: {p.kinks.count} entries at a kink, {name} {p.kinks.note}".rstrip(), limit=2)
-            if p.precision:
+                lines += _wrap(
+                    f"{p.name}: {entries_text(p.kinks.count)} at a kink, {name} {p.kinks.note}".rstrip(), limit=2
+                )
+            if p.precision and not together:
                 lines += _wrap(f"{p.name}: {p.precision}", limit=2)
             lines += [line for f in p.findings for line in _wrap(f"note: {f.text}", limit=2)]
         return list(dict.fromkeys(lines))[:12]
@@ -271,14 +281,15 @@ class Report:
     def _failed(self, part: Part, explain: str) -> list[str]:
         lines = [_dots(f"gradient of {part.name}", "FAIL" if not part.ok else "ok")]
         if part.checked and part.wrong:
-            lines += _wrap(f"{_share(part.wrong, part.checked)} of {part.checked} entries wrong{self._case(part)}")
+            what = "random directions" if part.directions else "entries"
+            lines += _wrap(f"{_share(part.wrong, part.checked)} of {part.checked} {what} wrong{self._case(part)}")
         if explain == "symptom":
             return lines
         for w in part.worst[:1]:
             index = ",".join(map(str, w.index))
-            place = f"worst d{part.name}[{index}]" if w.index or not part.ratios else "along a random direction"
+            place = f"worst d{part.name}[{index}]" if not part.directions else "along a random direction"
             lines += _wrap(f"{place}: yours {w.yours:.6g}, should be {w.expected:.6g} (± {w.error:.0e})")
-        if part.where and not part.ratios:
+        if part.where and not part.directions:
             lines += _wrap(f"where:  {part.where}", hang="          ", limit=3)
         strip = max((ascii_strip(name, v) for name, v in part.axes.items() if _tells(v)), key=len, default="")
         if strip:
@@ -286,7 +297,7 @@ class Report:
         if part.kinks is not None and part.kinks.count:
             judged = "legal" if part.kinks.legal else "not legal"
             note = f" {part.kinks.note}" if part.kinks.note else ""
-            lines += _wrap(f"kinks:  {part.kinks.count} entries, values {judged}{note}", limit=2)
+            lines += _wrap(f"kinks:  {entries_text(part.kinks.count)}, values {judged}{note}", limit=2)
         if explain == "location":
             return lines
         named = [c for c in part.causes if c.kind != "pattern"]
@@ -348,6 +359,10 @@ class Report:
             for p in self.failures
             if p.error_map is not None
         }
+
+
+def entries_text(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
 
 
 def _tells(values: list[float]) -> bool:
