@@ -35,8 +35,18 @@ def paths(folder: Path | None = None) -> list[Path]:
     """Return the exercise files of a folder, in order; without a folder those of the package and of a teacher's kit."""
     if folder is not None:
         return sorted(folder.glob("[a-z]*[0-9]*.py"), key=order)
-    found = {path.stem: path for home in (FOLDER, *_own()) for path in home.glob("[a-z]*[0-9]*.py")}
+    found = {path.stem: path for path in FOLDER.glob("[a-z]*[0-9]*.py")}
+    found |= {path.stem: path for home in _own() for path in home.glob("[a-z]*[0-9]*.py") if _is_exercise(path)}
     return sorted(found.values(), key=order)
+
+
+def _is_exercise(path: Path) -> bool:
+    """Whether a file says that it is one: a folder called `kit` may hold anything."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return "# /// exercise" in file.read(2000)
+    except OSError:
+        return False
 
 
 def _own() -> list[Path]:

@@ -77,6 +77,8 @@ def _details(result: Result, check: CheckResult, colour: bool) -> list[str]:
         return _wrapped(f"not written yet: {check.message}", "  ")
     if case is not None and case.name:
         lines += _wrapped(f"case {check.number} of {check.of}: {case.name}", "  ")
+    if check.kind == "gradient" and check.layer == "value":
+        lines.append("  shape, type, finite, inputs untouched, repeatable: ok")
     lines += _wrapped(check.message, "  ")
     if case is not None and case.where and tells(result, "location"):
         lines += _wrapped(f"where: {case.where}", "  ", "         ")
