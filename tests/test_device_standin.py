@@ -133,8 +133,35 @@ def test_a_network_trains_the_same_on_both_libraries(optimizer):
     check_training(optimizer, small)
 
 
-def test_lenet_trains_the_same_on_both_libraries():
-    check_training(OPTIMIZERS["Adam"], models.LeNet5)
+@pytest.mark.parametrize("build", [models.LeNet5, models.LeNet5Original], ids=lambda build: build.__name__)
+def test_lenet_trains_the_same_on_both_libraries(build):
+    check_training(OPTIMIZERS["Adam"], build)
+
+
+RULES = ["lecture_uniform_", "lecun_normal_", "xavier_uniform_", "kaiming_normal_", "orthogonal_", "trunc_normal_"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_weights_are_drawn_where_they_live(rule):
+    weight = tg.zeros(6, 5, 3, 3, device="standin")
+    getattr(nn.init, rule)(weight)
+    assert isinstance(weight.array, standin.Array)
+    assert host(weight).std() > 0
+
+
+def test_gradients_are_clipped_where_they_live():
+    p = Tensor([3.0, 4.0], device="standin", requires_grad=True)
+    p.grad = Tensor([3.0, 4.0], device="standin")
+    with standin.no_waiting():
+        norm = nn.utils.clip_grad_norm_([p], 1.0)
+        nn.utils.clip_grad_value_([p], 0.7)
+    assert norm.item() == 5.0
+    np.testing.assert_allclose(host(p.grad), [0.6, 0.7], rtol=1e-5)
+
+
+def test_a_network_on_another_device_is_summarised_there():
+    model = models.LeNet5().to("standin")
+    assert nn.summary(model, (1, 1, 28, 28)).as_dicts() == nn.summary(models.LeNet5(), (1, 1, 28, 28)).as_dicts()
 
 
 def check_training(optimizer, build):

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from .. import nn
-from ..backend import generator
+from ..backend import Device, generator
 from ..errors import OptionError, ShapeError
 from ..nn import functional as F  # noqa: N812 - the field's name for it
 from ..ops import concatenate, scatter
@@ -156,12 +156,16 @@ class TableConv2d(nn.Module):
         biases = [_spread((1,), len(maps) * area).array for maps in table]
         self.weight, self.bias = nn.Parameter(concatenate(*kernels)), nn.Parameter(concatenate(*biases))
         pairs = [(o, c) for o, maps in enumerate(table) for c in maps]
-        self._index = [o for o, _ in pairs], [c for _, c in pairs]
+        self._pairs = [o for o, _ in pairs], [c for _, c in pairs]
+        self._places: dict[Device, Any] = {}
 
     def forward(self, x: Any) -> Any:
         """Return the maps."""
+        device = self.weight.device
+        if device not in self._places:
+            self._places[device] = tuple(device.asarray(numbers) for numbers in self._pairs)
         shape = (len(self.table), self.in_channels, self.kernel, self.kernel)
-        return F.conv2d(x, scatter(self.weight, shape=shape, index=self._index), self.bias)
+        return F.conv2d(x, scatter(self.weight, shape=shape, index=self._places[device]), self.bias)
 
     def connections(self, output_shape: tuple[int, ...]) -> int:
         """Each unit of a map has the connections of its kernels and a bias."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..backend import device_of, generator, is_float, namespace
+from ..backend import device_of, generator, is_float, namespace, to_host
 from ..errors import DTypeError, OptionError, ShapeError
 from ..tensor import Tensor
 from .module import Module
@@ -244,11 +244,12 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     columns = math.prod(tensor.shape[1:])
     if not rows * columns:
         return tensor
-    xp = namespace(tensor.array)
-    normal = _draw(tensor, "standard_normal", (max(rows, columns), min(rows, columns)))
+    normal = to_host(_draw(tensor, "standard_normal", (max(rows, columns), min(rows, columns))))
+    xp = namespace(normal)  # on the host: once per weight, and not every array library has the decomposition
     q, r = xp.linalg.qr(normal)
     q = q * xp.sign(xp.diagonal(r))
-    return _fill(tensor, gain * (q if rows >= columns else q.T).reshape(tensor.shape))
+    values = gain * (q if rows >= columns else q.T).reshape(tensor.shape)
+    return _fill(tensor, device_of(tensor.array).asarray(values))
 
 
 def apply_(module: Module, rule: Callable[..., Any], **options: Any) -> Module:
