@@ -114,6 +114,25 @@ def test_a_crew_serves_several_callers():
     assert results == [True] * 80
 
 
+def test_pools_are_the_same_in_threads(monkeypatch):
+    from tinygrad_cnn.backend import numpy_kernels
+
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (3, 2, 9, 8)).astype(float)
+    pool = {"kernel": (2, 2), "stride": (2, 2), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
+
+    def everything():
+        y = numpy_kernels.max_pool2d(x, output=(4, 4), **pool)
+        wide = numpy_kernels.max_pool2d(x, output=(7, 3), **{**pool, "kernel": (3, 3), "stride": (1, 2)})
+        return y, wide, numpy_kernels.max_pool2d_input_gradient(y + 1, x, y, ties="first", **pool)
+
+    expected = everything()
+    monkeypatch.setattr(threads, "_WORTH", 0)
+    monkeypatch.setattr(threads, "cpus", lambda: 3)
+    for array, other in zip(everything(), expected, strict=True):
+        np.testing.assert_array_equal(array, other)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_starts_threads_of_its_own():

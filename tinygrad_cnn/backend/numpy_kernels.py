@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from . import rows
+from .threads import in_parts
 from .workspaces import keep_freed_memory
 
 __all__ = [
@@ -208,13 +209,21 @@ def max_pool2d(x: Array, *, kernel: Pair, stride: Pair, padding: Padding, dilati
     """Return the maximum of every window; outside counts as -inf, and NaN is larger than everything."""
     (kh, kw), (sh, sw), (dh, dw), (oh, ow) = kernel, stride, dilation, output
     p = _padded(_innermost(x), *_reach(x.shape[2:], kernel, stride, padding, dilation, output), -np.inf)
-    tall = p[:, _shift(0, sh, oh)]
-    for i in range(1, kh):  # a maximum over a rectangle is one over its rows' maxima
-        tall = np.maximum(tall, p[:, _shift(i * dh, sh, oh)], out=None if i == 1 else tall)
-    y = tall[:, :, _shift(0, sw, ow)]
-    for j in range(1, kw):
-        y = np.maximum(y, tall[:, :, _shift(j * dw, sw, ow)], out=None if j == 1 else y)
-    return _outermost(y.copy(order="K") if kw == 1 else y)
+    y = np.empty_like(p[:, _shift(0, sh, oh), _shift(0, sw, ow)])
+
+    def task(start: int, end: int) -> None:
+        tall = p[:, _shift(start * sh, sh, end - start)]
+        for i in range(1, kh):  # a maximum over a rectangle is one over its rows' maxima
+            tall = np.maximum(tall, p[:, _shift(start * sh + i * dh, sh, end - start)], out=None if i == 1 else tall)
+        part = y[:, start:end]
+        first, *others = (tall[:, :, _shift(j * dw, sw, ow)] for j in range(kw))
+        if not others:
+            np.copyto(part, first)
+        for other in others:
+            first = np.maximum(first, other, out=part)
+
+    in_parts(task, oh, x.size)
+    return _outermost(y)
 
 
 def _where(mask: Array, x: Array) -> Array:
@@ -312,19 +321,23 @@ def _halved_gradient(g: Array, x: Array) -> Array:
     Where the maximum of the lower row is not the larger one, g belongs to the upper; there the same with columns.
     """
     (h, w), (oh, ow) = x.shape[2:], g.shape[2:]
-    view = _innermost(x)[:, : 2 * oh, : 2 * ow]
-    left, right = view[:, :, 0::2], view[:, :, 1::2]
-    tall = np.maximum(left, right)
-    share = np.empty_like(tall[:, 0::2])  # in the memory order of x, whatever that of g is
-    share[...] = _innermost(g)
-    rows_of_g = np.empty_like(tall)
-    _halve(tall[:, 0::2], tall[:, 1::2], share, rows_of_g[:, 0::2], rows_of_g[:, 1::2])
-    gx = np.empty_like(_innermost(x))
-    if h % 2 or w % 2 or (2 * oh, 2 * ow) != (h, w):
+    values, given = _innermost(x), _innermost(g)
+    gx = np.empty_like(values)
+    if (2 * oh, 2 * ow) != (h, w):
         gx[:, 2 * oh :] = 0
         gx[:, :, 2 * ow :] = 0
-    part = gx[:, : 2 * oh, : 2 * ow]
-    _halve(left, right, rows_of_g, part[:, :, 0::2], part[:, :, 1::2])
+
+    def task(start: int, end: int) -> None:
+        left, right = (values[:, 2 * start : 2 * end, j : 2 * ow : 2] for j in (0, 1))
+        tall = np.maximum(left, right)
+        share = np.empty_like(tall[:, 0::2])  # in the memory order of x, whatever that of g is
+        share[...] = given[:, start:end]
+        rows_of_g = np.empty_like(tall)
+        _halve(tall[:, 0::2], tall[:, 1::2], share, rows_of_g[:, 0::2], rows_of_g[:, 1::2])
+        to_left, to_right = (gx[:, 2 * start : 2 * end, j : 2 * ow : 2] for j in (0, 1))
+        _halve(left, right, rows_of_g, to_left, to_right)
+
+    in_parts(task, oh, x.size)
     return _outermost(gx)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from .threads import Crew, cpus, single_threaded_blas
+from .threads import cpus, shared, single_threaded_blas
 
 __all__ = ["correlate", "correlate_weight", "from_rows", "padded_rows", "spread"]
 
@@ -38,8 +38,6 @@ _FEW_ROWS = 48  # KH · C below which columns beat views
 
 _UNPACKED = 1_000_000  # multiplications up to which OpenBLAS does not pack its operands, which is up to twice as fast
 _NARROWEST = 256  # columns of a product below which its overhead is more than that gains
-
-_crew = Crew()
 
 
 def padded_rows(x: Array, rows: Pair, columns: Pair, dtype: Any) -> Array:
@@ -212,7 +210,7 @@ class _Plan:
             if count <= 1:
                 return [task(self.pieces)]
             ends = [i * len(self.pieces) // count for i in range(count + 1)]
-            return _crew.run([partial(task, self.pieces[a:b]) for a, b in pairwise(ends)])
+            return shared.run([partial(task, self.pieces[a:b]) for a, b in pairwise(ends)])
 
 
 def correlate(
@@ -293,7 +291,7 @@ def _whole_weight_gradient(plan: _Plan, g: Array) -> list[Array]:
     with single_threaded_blas():
         if plan.threads == 1:
             return [task(j) for j in range(plan.kw)]
-        return _crew.run([partial(task, j) for j in range(plan.kw)])
+        return shared.run([partial(task, j) for j in range(plan.kw)])
 
 
 def _outer(a: Array, b: Array) -> Array:
@@ -334,5 +332,5 @@ def spread(g: Array, weight: Array, *, size: Pair, stride: Pair, dilation: Pair)
             task([(0, n)] if n else [])
         else:
             ends = [i * n // count for i in range(count + 1)]
-            _crew.run([partial(task, [(a, b)]) for a, b in pairwise(ends)])
+            shared.run([partial(task, [(a, b)]) for a, b in pairwise(ends)])
     return total

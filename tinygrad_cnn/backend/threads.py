@@ -7,10 +7,11 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
-__all__ = ["Crew", "cpus", "single_threaded_blas"]
+__all__ = ["Crew", "cpus", "in_parts", "shared", "single_threaded_blas"]
 
 IDLE_SECONDS = 1.0
 
@@ -156,6 +157,22 @@ class _Helper:
             if job is not None:
                 job.work()
             del job
+
+
+# The threads of the kernels. Callers in several threads take turns.
+shared = Crew()
+
+_WORTH = 1 << 20  # elements below which threads are not worth waking
+
+
+def in_parts(task: Callable[[int, int], Any], count: int, elements: int) -> None:
+    """Call `task(start, end)` on parts of range(count), in as many threads as pay for so many elements."""
+    threads = min(cpus(), count) if elements > _WORTH else 1
+    if threads <= 1:
+        task(0, count)
+        return
+    ends = [i * count // threads for i in range(threads + 1)]
+    shared.run([partial(task, start, end) for start, end in pairwise(ends)])
 
 
 def _after_fork() -> None:
