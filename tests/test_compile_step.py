@@ -287,6 +287,19 @@ def test_without_recording_the_step_fails_as_it_does_uncaptured():
         step(x, labels)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint64"])
+def test_labels_of_any_integer_type_mean_the_same(dtype):
+    rng = np.random.default_rng(7)
+
+    def batches():
+        for _ in range(3):
+            x, labels = batch(rng, 100, (7,), 4)
+            yield x, labels.astype(dtype)
+
+    make = lambda: nn.Sequential(nn.Linear(7, 4)).to(dtype="float64")  # noqa: E731
+    assert compare(make, OPTIMIZERS["SGD"], batches(), rtol=1e-10, atol=1e-12).replays == 2
+
+
 def test_results_of_one_call_stay_as_they_are_during_the_next():
     step, _, _, x, labels = prepared()
     loss, logits = step(x, labels), step.logits

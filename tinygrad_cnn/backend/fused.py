@@ -322,6 +322,7 @@ class Program:
 
     def run(self, x: Array, labels: Array, gradients: Array) -> float:
         """Write the gradients of all parameters into a flat array, fill `logits`, and return the mean loss."""
+        labels = labels.astype(np.intp, copy=False)  # a narrow type would overflow when indices are made of it
         with single_threaded_blas():
             np.take(self.parameters.with_zero, self._source, out=self._matrices, mode="clip")
             losses = self._crew.run([partial(share.run, x, labels) for share in self._shares])
