@@ -62,6 +62,11 @@ def test_transposed_and_grouped_convolutions_count_their_own_connections():
     assert found["1"].connections == 4 * 25 * (9 + 1)
 
 
+def test_resnet18_has_the_connections_that_its_paper_counts():
+    found = nn.summary(models.resnet18(), (1, 3, 224, 224))
+    assert round(found.connections / 1e9, 1) == 1.8  # table 1 of He et al.: 1.8e9 multiply-adds
+
+
 def test_functions_in_forward_belong_to_the_module_that_calls_them():
     class Net(nn.Module):
         def __init__(self):

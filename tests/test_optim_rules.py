@@ -91,7 +91,9 @@ def test_a_parameter_without_axes_and_one_without_elements_are_optimized_too(kin
 @pytest.mark.parametrize("case", CASES)
 def test_parameters_updated_as_one_vector_end_where_they_do_alone(case, monkeypatch):
     params = parameters("float32")
-    together = descend(params, made(case, params), range(12))
+    bundled = made(case, params)
+    together = descend(params, bundled, range(12))
+    assert [type(item) for item in bundled._arranged(0, params)] == [bundle.Bundle]
     monkeypatch.setattr(bundle, "SMALL", 0)
     params = parameters("float32")
     np.testing.assert_array_equal(descend(params, made(case, params), range(12)), together)
@@ -167,6 +169,28 @@ def test_momentum_can_be_switched_on_after_the_first_steps():
     for p, q in zip(params, twin, strict=True):
         np.testing.assert_array_equal(p.array, q.array)
     assert {"step", "momentum_buffer"} == set(sgd.state_dict()["state"][0])
+
+
+def test_a_rule_of_your_own_sees_each_parameter_by_itself():
+    class Normalised(optim.Optimizer):
+        """A step of length lr along the gradient of each parameter."""
+
+        def __init__(self, params, lr):
+            super().__init__(params, {"lr": lr})
+
+        def start(self, p, group):
+            return {}
+
+        def update(self, p, g, state, group):
+            p -= group["lr"] * g / np.sqrt((g * g).sum())
+
+    params = parameters()
+    before = [p.array.copy() for p in params]
+    rule = Normalised(params, lr=0.5)
+    for p in params:
+        p.grad = Tensor(np.full(p.shape, 3.0))
+    rule.step()
+    assert [round(float(np.linalg.norm(p.array - b)), 12) for p, b in zip(params, before, strict=True)] == [0.5, 0.5]
 
 
 def test_no_parameter_moves_when_one_gradient_has_the_wrong_shape():

@@ -65,6 +65,7 @@ class Adam(Optimizer):
     [0.8004122..., 0.8004122...]
     """
 
+    elementwise: ClassVar[bool] = True
     shared: ClassVar[dict[str, Any]] = {**Optimizer.shared, "amsgrad": False}
     ranges: ClassVar[dict[str, Any]] = {"betas": _BETAS}
 
@@ -173,6 +174,7 @@ class Adamax(Optimizer):
     Source: Kingma & Ba, ICLR 2015, section 7.1.
     """
 
+    elementwise: ClassVar[bool] = True
     ranges: ClassVar[dict[str, Any]] = {"betas": _BETAS}
 
     def __init__(

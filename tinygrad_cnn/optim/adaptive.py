@@ -37,6 +37,7 @@ class RMSprop(Optimizer):
     Source: Tieleman & Hinton, Neural networks for machine learning, lecture 6.5, 2012; centered: Graves, 2013.
     """
 
+    elementwise: ClassVar[bool] = True
     ranges: ClassVar[dict[str, Any]] = {"alpha": _SHARE, "momentum": _AT_LEAST_0}
 
     def __init__(
@@ -108,6 +109,7 @@ class Adagrad(Optimizer):
     Source: Duchi, Hazan & Singer, JMLR 12, 2011.
     """
 
+    elementwise: ClassVar[bool] = True
     ranges: ClassVar[dict[str, Any]] = {"lr_decay": _AT_LEAST_0, "initial_accumulator_value": _AT_LEAST_0}
 
     def __init__(
@@ -162,6 +164,7 @@ class Adadelta(Optimizer):
     Source: Zeiler, arXiv:1212.5701, 2012.
     """
 
+    elementwise: ClassVar[bool] = True
     ranges: ClassVar[dict[str, Any]] = {"rho": _SHARE}
 
     def __init__(

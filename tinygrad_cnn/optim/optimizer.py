@@ -50,6 +50,8 @@ class Optimizer:
         "maximize": False,
     }
     ranges: ClassVar[dict[str, tuple[Callable[[Any], bool], str]]] = {}
+    # Whether `update` treats every element by itself; then small parameters may be handed to it as one vector.
+    elementwise: ClassVar[bool] = False
 
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
         self.defaults: Group = {**defaults, **{k: v for k, v in self.shared.items() if k not in defaults}}
@@ -83,7 +85,8 @@ class Optimizer:
     def update(self, p: Any, g: Any, state: dict[str, Any], group: Group) -> None:
         """Change the array `p` in place by one step along the gradient `g`; `state["step"]` counts from 1.
 
-        `g` may be shared with others and must not be written to.
+        `g` may be shared with others and must not be written to. If the class says that it is `elementwise`, p, g and
+        the arrays of the state may hold several parameters end to end.
         """
         raise NotImplementedError
 
@@ -139,7 +142,7 @@ class Optimizer:
         for p in params:
             if p not in self.state:
                 self.state[p] = {"step": 0, **self.start(p.array, self.param_groups[number])}
-        items = bundles(params, self.state)
+        items = bundles(params, self.state) if self.elementwise else list(params)
         self._arrangements[number] = key, items
         return items
 

@@ -47,6 +47,7 @@ class SGD(Optimizer):
     Tensor([ 0.8, -1.6], dtype=float32, requires_grad=True)
     """
 
+    elementwise: ClassVar[bool] = True
     ranges: ClassVar[dict[str, Any]] = {
         "momentum": (lambda value: value >= 0, "must be at least 0"),
     }
