@@ -17,6 +17,7 @@ from tinygrad_cnn.viz import at_work
 import tinygrad_cnn as tg
 from tinygrad_cnn import data, models, nn, optim, train, viz
 from tinygrad_cnn.cli import networks
+from tinygrad_cnn.files import write_text
 from tinygrad_cnn.nn import functional as F
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,5 +171,5 @@ page = f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>tin
 <meta name="viewport" content="width=device-width"><style>{style}</style></head>
 <body><h1>Pictures</h1>{"".join(parts)}</body></html>
 """
-train.write_text(args.out / "index.html", page)
+write_text(args.out / "index.html", page)
 print(f"{args.out / 'index.html'}: {len(page) / 1e6:.1f} MB")

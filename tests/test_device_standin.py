@@ -45,7 +45,7 @@ def cases():
             yield pytest.param(op, arrays, options, id=f"{name}-{i}")
 
 
-@pytest.mark.parametrize(("op", "arrays", "options"), cases())
+@pytest.mark.parametrize(("op", "arrays", "options"), list(cases()))
 def test_every_op_and_its_gradients_are_the_same_on_both_libraries(op, arrays, options):
     results = []
     for bring in (lambda v: v, over):

@@ -8,11 +8,11 @@ from tinygrad_cnn.backend import numpy_kernels
 PLAIN = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 5, 5), (3, 1, 5, 5), (1, 1, 5, 5), (1, 16, 5, 1), (2, 16, 1, 5)])
-@pytest.mark.parametrize("axis", range(4))
+SHAPES = [(1, 16, 5, 5), (3, 1, 5, 5), (1, 1, 5, 5), (1, 16, 5, 1), (2, 16, 1, 5)]
+
+
+@pytest.mark.parametrize(("shape", "axis"), [(s, axis) for s in SHAPES for axis in range(4) if s[axis] == 1])
 def test_the_stride_of_an_axis_of_size_one_does_not_matter(shape, axis):
-    if shape[axis] != 1:
-        pytest.skip("this axis is longer")
     rng = np.random.default_rng(0)
     n, c, h, w = shape
     x = rng.normal(size=(h, c, w, n)).transpose(3, 1, 0, 2)  # the order in which the kernels need no copy

@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 
 from tinygrad_cnn import Tensor
 from tinygrad_cnn.errors import CheckpointError
+from tinygrad_cnn.files import replace_file, write_text
 from tinygrad_cnn.train import (
     load_checkpoint,
     load_state_dict_file,
-    replace_file,
     save_checkpoint,
     save_state_dict_file,
-    write_text,
 )
 
 STATE = {

@@ -16,9 +16,9 @@ import numpy as np
 
 from ..backend import to_host
 from ..errors import MissingExtraError, OptionError
+from ..files import write_bytes
 from . import at_work_maps as maps
 from .colors import BLUE, GREEN, ORANGE, SKY, VERMILLION, number_text
-from .files import write
 
 __all__ = [
     "Sheet",
@@ -77,7 +77,7 @@ class Sheet:
             )
         if not target.parent.is_dir():
             raise OptionError(f"cannot save {target}: there is no folder {target.parent}")
-        write(target, self._bytes(target.suffix.lower()[1:]))
+        write_bytes(target, self._bytes(target.suffix.lower()[1:]))
         return target
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtraError, OptionError
+from ..files import write_bytes
 from ..graph import Traced
 from .diagram import Diagram, diagram
 from .dot import find_dot, run_dot, to_dot
-from .files import write
 from .ir import GraphIR
 from .record import Recorder
 from .svg import to_svg, wrap_dot
@@ -179,7 +179,7 @@ class Picture:
                 ".html": self.html,
             }[suffix]()
             data = text.encode()
-        write(target, data)
+        write_bytes(target, data)
         return target
 
     def _printed(self, form: str) -> bytes:

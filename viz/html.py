@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError, OptionError
+from ..files import write_bytes
 from ..graph import Traced, nodes_from
-from .files import write
 from .ir import FULL_VALUES, GraphIR, Maps, OpNode, Stats, Value
 from .record import Recorder, record
 
@@ -102,7 +102,7 @@ def html(
         learning_rate=learning_rate,
     )
     if path is not None:
-        write(Path(path), page.encode())
+        write_bytes(Path(path), page.encode())
     return page
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ..train import Evaluation, History, write_text
+from ..files import write_text
+from ..train import Evaluation, History
 
 __all__ = ["as_json", "confusion_text", "print_evaluation", "write_history", "write_mistakes", "write_result"]
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from ..backend import Device, manual_seed, use_device
 from ..data.normalise import NORMALISATIONS
 from ..errors import CheckpointError, MissingExtraError, OptionError
+from ..files import write_text
 from . import networks
 from .main import Run
 
@@ -303,8 +304,8 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
     validation = data.DataLoader(setup.held_out, 500) if setup.held_out is not None else None
     monitor = "val_accuracy" if validation is not None else None
     folder.mkdir(parents=True, exist_ok=True)
-    train.write_text(folder / "options.json", json.dumps(asdict(options), indent=2) + "\n")
-    train.write_text(folder / "summary.txt", f"{nn.summary(setup.model, (1, *setup.image))}\n")
+    write_text(folder / "options.json", json.dumps(asdict(options), indent=2) + "\n")
+    write_text(folder / "summary.txt", f"{nn.summary(setup.model, (1, *setup.image))}\n")
     console.print(_introduction(setup))
     done = _done_before(folder) if arguments.resume is not None else []
     with _interruption(console) as stop, TrainingDisplay(console, monitor, done) as display:

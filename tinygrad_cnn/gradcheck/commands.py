@@ -263,7 +263,7 @@ def _literal(text: str) -> Any:
 def _write_page(path: Path, reports: list[Report], title: str) -> None:
     from html import escape
 
-    from ..train.files import write_text
+    from ..files import write_text
 
     body = "\n".join(f"<section>{report._repr_html_()}</section>" for report in reports)
     page = (

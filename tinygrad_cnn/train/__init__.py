@@ -2,7 +2,6 @@
 
 from .checkpoint import load_checkpoint, load_state_dict_file, save_checkpoint, save_state_dict_file
 from .evaluation import Evaluation, evaluate
-from .files import replace_file, write_bytes, write_text
 from .fitting import DivergedError, Progress, fit
 from .history import History
 from .stopping import EarlyStopping
@@ -17,9 +16,6 @@ __all__ = [
     "fit",
     "load_checkpoint",
     "load_state_dict_file",
-    "replace_file",
     "save_checkpoint",
     "save_state_dict_file",
-    "write_bytes",
-    "write_text",
 ]

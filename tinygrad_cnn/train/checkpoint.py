@@ -15,7 +15,7 @@ import numpy as np
 
 from ..backend import to_host
 from ..errors import CheckpointError
-from .files import replace_file
+from ..files import replace_file
 
 __all__ = ["load_checkpoint", "load_state_dict_file", "save_checkpoint", "save_state_dict_file"]
 

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .files import write_text
+from ..files import write_text
 
 __all__ = ["History"]
 
