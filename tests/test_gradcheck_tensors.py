@@ -139,6 +139,13 @@ def test_a_gradient_that_overflows_in_float32_only_fails():
     assert "in float32, 1 of 1 entries are NaN or infinite" in str(report)
 
 
+def test_ties_that_rounding_decides_otherwise_in_float32_are_no_failure():
+    x = Tensor(np.array([1.0, 1.0], dtype=np.float32), requires_grad=True)
+    report = gradcheck(lambda x: ops.maximum(x[0], x[1] * (1 + 1e-9)), (x,), seed=0)
+    assert report
+    assert "rounding decides ties" in str(report)
+
+
 class Small(nn.Module):
     def __init__(self):
         self.conv = nn.Conv2d(1, 2, 3)

@@ -458,7 +458,10 @@ class _Case:
                 continue
             off = float(np.max(np.abs(low - high), initial=0.0))
             bound = 64 * unit * max(float(np.max(np.nan_to_num(condition[p.part(k)]), initial=0.0)), top)
-            if off > bound + 0.02 * top:
+            if off > bound and not p.same_pieces:
+                text = f"in {kind} rounding decides ties and signs otherwise than in float64, so the gradients differ"
+                part.findings.append(Finding("precision", text, fails=False))
+            elif off > bound + 0.02 * top:
                 part.status = "fail"
                 text = f"in {kind} the gradient is another one than in float64: they differ by {off:.1e} of {top:.1e}"
                 part.findings.append(Finding("precision", text))

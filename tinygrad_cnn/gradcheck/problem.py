@@ -167,6 +167,8 @@ class Problem:
     conventions: Callable[[Array, Array], dict[str, Array]] | None = None
     locally_legal: Callable[[], bool] | None = None
     original: Callable[[Array], list[Array | None]] | None = None
+    # Whether the run in the tensors' own type was on the same smooth piece as the one in float64.
+    same_pieces: bool = True
 
     def at(self, z: Array) -> Problem:
         """The same problem at another point."""

@@ -92,8 +92,10 @@ class _Function:
             if i in record:
                 wanted.append(t)
         before = self._rewind()
-        y = self.f(*tensors[: self.count], **self.options)
-        self._resume(before)
+        try:
+            y = self.f(*tensors[: self.count], **self.options)
+        finally:
+            self._resume(before)
         return wanted, y
 
     def _rewind(self) -> Any:
@@ -131,6 +133,7 @@ class TensorProblem(Problem):
         super().__init__(self._forward, self._backward, args, wrt=list(wrt), names=names, name=name)
         self.watch = self._watch
         self.legal: bool | None = None
+        self.same_pieces = True
 
     def at(self, z: Array) -> Problem:
         """The same problem at another point."""
@@ -196,7 +199,10 @@ class TensorProblem(Problem):
         for i, place in enumerate(self.function.places):
             if place is not None and place.kind != "cpu":
                 arrays[i] = place.asarray(arrays[i])
-        inputs, outputs = self._recorded(arrays)
+        here, pieces = self._watch(self.z), _Pieces()
+        with observing(pieces):
+            inputs, outputs = self._recorded(arrays)
+        self.same_pieces = (pieces.hash.digest() if pieces.any else b"") == here
         dout = self.cotangent(g)
         parts = list(dout) if self.several else [dout]
         seeds = [
