@@ -83,6 +83,8 @@ def head(channels, classes=4):
 
 NETWORKS = {
     "linear layers alone": ((7,), lambda: [nn.Linear(7, 9), nn.ReLU(), nn.Linear(9, 4)]),
+    "flattened images": ((2, 3, 4), lambda: [nn.Flatten(), nn.Linear(24, 9), nn.ReLU(), nn.Linear(9, 4)]),
+    "relu at the end": ((7,), lambda: [nn.Linear(7, 4), nn.ReLU()]),
     "no bias": ((2, 9, 8), lambda: [nn.Conv2d(2, 3, 3, bias=False), nn.ReLU(), *head(126)]),
     "padding inside": (
         (2, 8, 8),
@@ -129,6 +131,18 @@ class Residual(nn.Module):
         return self.c(h + self.b(h))
 
 
+class Flattening(nn.Module):
+    """Reads the images as they are and flattened: the graph does not tell."""
+
+    def __init__(self):
+        self.a = nn.Conv2d(7, 4, 1)
+
+    def forward(self, x):
+        x = x.reshape(len(x), 7, 1, 1)
+        self.flat = nn.functional.flatten(x, 1)
+        return nn.functional.flatten(self.a(x), 1)
+
+
 class Counting(nn.Module):
     def __init__(self):
         self.a = nn.Linear(7, 4)
@@ -145,6 +159,7 @@ def tied():
 
 UNKNOWN = {
     "branches": (Residual, "layer"),
+    "a reshape beside": (Flattening, "depends on"),
     "ops beside": (Counting, "ops, but its loss depends"),
     "tanh": (lambda: nn.Sequential(nn.Linear(7, 4), nn.Tanh()), "tanh is no layer"),
     "dropout": (lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(7, 4)), "depends on"),

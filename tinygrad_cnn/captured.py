@@ -115,7 +115,7 @@ class CapturedStep:
     def _run(self, x: Any, labels: Any, key: Any = None) -> Any:
         """Run the step as always, and record it under `key` if one is given."""
         self.optimizer.zero_grad()
-        seen = _Recorder()
+        seen = _Recorder(x)
         if key is None:
             output = self.model(x)
             value = self.loss(output, labels)
@@ -186,14 +186,25 @@ def _unsuitable(x: Any, targets: Any) -> str | None:
 
 
 class _Recorder(Observer):
-    """Counts the ops of the forward pass and collects the modules called."""
+    """Counts the ops of the forward pass and collects the modules called.
 
-    def __init__(self) -> None:
-        self.ops: list[str] = []
+    Attributes:
+        start: what the layers read: x, or x flattened, which needs no gradient and so is in no graph.
+    """
+
+    def __init__(self, x: Any) -> None:
+        self.start = self.x = x
+        self.ops = 0
         self.modules: list[Any] = []
 
     def op_finished(self, op: Any, inputs: tuple[Any, ...], options: dict[str, Any], output: Any, result: Any) -> None:
-        self.ops.append(op.name)
+        images = self.x.array
+        if op.name == "reshape" and inputs[0] is self.x and self.start is self.x and images.ndim == 4:
+            flattened = output.shape == (len(images), images[0].size)
+            self.start = result if flattened else self.start
+            self.ops += not flattened
+        else:
+            self.ops += 1
 
     def scope_entered(self, scope: Scope) -> None:
         self.modules.append(scope.module)
@@ -207,7 +218,7 @@ class _Chain:
             if "_hooks" in vars(module):
                 raise NotCapturableError(f"{type(module).__name__} has hooks")
         self.tensors: list[Any] = []
-        self.layers = _lower(value, output, x, labels, self.tensors, len(seen.ops))
+        self.layers = _lower(value, output, seen, labels, self.tensors)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for p in self.tensors:
             if id(p) not in held:
@@ -304,7 +315,7 @@ def _same(now: list[Any], then: list[Any]) -> bool:
 # From the recorded graph to layers ------------------------------------------------------------------------------------
 
 
-def _lower(value: Any, output: Any, x: Any, labels: Any, tensors: list[Any], ops: int) -> list[Convolution | Linear]:
+def _lower(value: Any, output: Any, seen: _Recorder, labels: Any, tensors: list[Any]) -> list[Convolution | Linear]:
     """Return the layers of a recorded step, first to last, and collect their parameters in `tensors`.
 
     Raises:
@@ -313,14 +324,16 @@ def _lower(value: Any, output: Any, x: Any, labels: Any, tensors: list[Any], ops
     if not isinstance(value, Traced) or value.node is None:
         raise NotCapturableError("the loss was not recorded")
     count = len(nodes_from([value]))
-    if ops != count:
-        raise NotCapturableError(f"the step runs {ops} ops, but its loss depends on {count} of them")
+    if seen.ops != count:
+        raise NotCapturableError(f"the step runs {seen.ops} ops, but its loss depends on {count} of them")
     steps = _Walk(value)
     logits = steps.cross_entropy(labels)
     if logits is not output:
         raise NotCapturableError("the loss is not the cross-entropy of what the model returned")
     layers: list[Convolution | Linear] = []
-    while steps.value is not x:
+    while steps.value is not seen.start:
+        if steps.name == "reshape" and layers and isinstance(layers[0], Linear):
+            steps.flattening()
         layers.insert(0, steps.layer(tensors))
     if steps.taken != count:
         raise NotCapturableError("the graph has branches")
@@ -375,14 +388,16 @@ class _Walk:
         tensors.append(value)
         return len(tensors) - 1
 
+    def flattening(self) -> None:
+        """Take the reshape of images (n, c, h, w) to (n, features)."""
+        node = self.take("reshape")
+        before = self.value.array.shape
+        if len(before) != 4 or node.output.shape != (before[0], before[1] * before[2] * before[3]):
+            raise NotCapturableError("a reshape is not that of flattening images")
+
     def layer(self, tensors: list[Any]) -> Convolution | Linear:
         """Take one layer: its activation and pool, in either order, then a linear layer or a convolution."""
         relu, pool = False, (1, 1)
-        if self.name == "reshape":
-            node = self.take("reshape")
-            before = self.value.array.shape
-            if len(before) != 4 or node.output.shape != (before[0], before[1] * before[2] * before[3]):
-                raise NotCapturableError("a reshape is not that of flattening images")
         while self.name in ("relu", "max_pool2d"):
             if self.name == "relu":
                 if self.take("relu").options["at_zero"] != 0:

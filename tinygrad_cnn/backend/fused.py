@@ -434,10 +434,10 @@ class _Tile:
 
     def run(self, x: Array, labels: Array) -> float:
         """Return the sum of the losses of these samples, and leave their gradients in the buffers."""
-        if x.ndim == 4:
-            np.copyto(self.input[0, 0], x.transpose(1, 2, 3, 0))
-        else:
+        if self.input.ndim == 2:
             np.copyto(self.input, x.reshape(self.n, -1).T)
+        else:
+            np.copyto(self.input[0, 0], x.transpose(1, 2, 3, 0))
         for call in self.forward:
             call()
         loss = self._cross_entropy(labels)
