@@ -191,6 +191,12 @@ def test_the_command_shows_a_trained_network(run, what, tmp_path, capsys):
     assert str(out) in capsys.readouterr().out
 
 
+def test_the_command_draws_the_graph_of_a_trained_network(run, tmp_path):
+    words = ["draw", str(run[1]), "--out", str(tmp_path / "graph.svg"), "--color-by", "gradient", "--batch-size", "2"]
+    assert main(words) == 0
+    assert "gradient norm" in (tmp_path / "graph.svg").read_text()
+
+
 def test_the_command_shows_mistakes_and_confusion(run, tmp_path, monkeypatch):
     test = data.mnist().test
     few = data.ArrayDataset(test.images[:20], test.labels[:20], normalise=test.normalise)

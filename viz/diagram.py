@@ -78,6 +78,11 @@ class Diagram:
     legend: Legend | None
     notes: list[str]
 
+    @property
+    def heading(self) -> str:
+        """The title with what is drawn."""
+        return self.title + {"forward": "", "backward": ": backward", "both": ": forward and backward"}[self.mode]
+
 
 def diagram(
     ir: GraphIR,

@@ -149,7 +149,7 @@ def _fill(paint: Paint, style: str) -> tuple[str, str]:
 
 def _key(diagram: Diagram, c: dict[str, str]) -> list[str]:
     """Return title, notes and legend as the graph's own label, an HTML-like table of our making."""
-    heading = diagram.title if diagram.mode == "forward" else f"{diagram.title}, {diagram.mode}"
+    heading = diagram.heading
     rows = [f'<tr><td align="left" colspan="2"><font point-size="15"><b>{_html(heading)}</b></font></td></tr>']
     rows += [f'<tr><td align="left" colspan="2">{_html(note)}</td></tr>' for note in diagram.notes]
     if diagram.legend is not None:

@@ -24,7 +24,7 @@ def to_paper(diagram: Diagram, form: str, *, theme: str = "auto") -> bytes:
     """Return the diagram as "pdf" or "png". Large graphs are scaled down to what a PNG can hold."""
     c = THEMES["dark" if theme == "dark" else "light"]
     placed = place(diagram)
-    rows = [diagram.title if diagram.mode == "forward" else f"{diagram.title}, {diagram.mode}", *diagram.notes]
+    rows = [diagram.heading, *diagram.notes]
     keys = [] if diagram.legend is None else list(diagram.legend.rows)
     top = 22.0 * len(rows) + (20.0 * (len(keys) + 1) if keys else 0.0) + 10.0
     width = max(placed.layout.width, 300.0, *(7.5 * len(row) for row in rows)) + 40.0

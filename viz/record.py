@@ -125,6 +125,8 @@ class Recorder(Observer):
         self._started.append(perf_counter())
 
     def op_finished(self, op: Any, inputs: tuple[Any, ...], options: dict[str, Any], output: Any, result: Any) -> None:
+        if self._timed:
+            _wait(output)
         seconds = perf_counter() - self._started.pop() if self._started else None
         if not isinstance(result, Traced):
             return  # plain arrays: a gradient rule at work, or the caller's own business
@@ -149,7 +151,7 @@ class Recorder(Observer):
         for g in seeds.values():
             if isinstance(g, Traced):  # of a walk that is recorded itself
                 self._builder.value(g, "seed")
-        self._walks.append(_LiveWalk(self._builder, self._statistics, nodes, seeds))
+        self._walks.append(_LiveWalk(self._builder, self._statistics, self._timed, nodes, seeds))
         self._builder.graph.walks.append(self._walks[-1].walk)
 
     def node_started(self, node: Node, g: Any) -> None:
@@ -162,7 +164,7 @@ class Recorder(Observer):
 
     def node_finished(self, node: Node, freed: bool) -> None:
         if self._walks:
-            self._walks[-1].finish(node, freed, self._timed)
+            self._walks[-1].finish(node, freed)
 
     def backward_finished(self) -> None:
         if self._walks:
@@ -172,12 +174,15 @@ class Recorder(Observer):
 class _LiveWalk:
     """A backward walk while it runs."""
 
-    def __init__(self, builder: Builder, statistics: bool, nodes: list[Node], seeds: dict[int, Any]) -> None:
+    def __init__(
+        self, builder: Builder, statistics: bool, timed: bool, nodes: list[Node], seeds: dict[int, Any]
+    ) -> None:
         self.number = len(builder.graph.walks)
         self.walk = Walk()
         self.step: Step | None = None
         self._builder = builder
         self._statistics = statistics
+        self._timed = timed
         self._arrived: dict[str, list[Contribution]] = {}
         self._final: dict[str, tuple[Value, Stats]] = {}
         self._clock = 0.0
@@ -223,6 +228,8 @@ class _LiveWalk:
         self._clock = perf_counter()
 
     def contribute(self, position: int, x: Traced, gx: Any, total: Any) -> None:
+        if self._timed:
+            _wait(_raw(total))
         self._seconds += perf_counter() - self._clock
         step = self.step
         if step is not None:
@@ -237,7 +244,7 @@ class _LiveWalk:
             self._flying[x.index] = _raw(total).nbytes
         self._clock = perf_counter()
 
-    def finish(self, node: Node, freed: bool, timed: bool) -> None:
+    def finish(self, node: Node, freed: bool) -> None:
         step = self.step
         if step is None:
             return
@@ -249,7 +256,7 @@ class _LiveWalk:
                     self._held -= self._sizes[key]
         step.bytes_after = self.alive
         step.freed = freed
-        if timed:
+        if self._timed:
             step.seconds = self._seconds
             self._builder.nodes[node.index].backward_seconds = self._seconds
         self.walk.steps.append(step)
@@ -266,6 +273,13 @@ class _LiveWalk:
 
 def _raw(g: Any) -> Any:
     return g.array if isinstance(g, Traced) else g
+
+
+def _wait(array: Any) -> None:
+    """Wait until the device of an array has done what it was given; on the CPU it has."""
+    synchronize = getattr(getattr(array, "device", None), "synchronize", None)
+    if synchronize is not None:
+        synchronize()
 
 
 def _is_leaf(x: Any) -> bool:

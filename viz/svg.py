@@ -146,7 +146,7 @@ def framed(diagram: Diagram, body: str, width: float, height: float, theme: str)
     """Put title, legend and notes above a drawing, in an SVG that scales with the page it stands on."""
     margin = 14.0
     room = max(width, 420.0)
-    heading = diagram.title if diagram.mode == "forward" else f"{diagram.title}, {diagram.mode}"
+    heading = diagram.heading
     title_lines = _wrapped(heading, room, 15) or ["graph"]
     parts: list[str] = []
     y = 0.0
