@@ -566,3 +566,40 @@ def test_the_result_schema(folder, capsys):
     assert case["cause"] == [{"id": bug.id, "confidence": 1.0, "text": bug.name}]
     assert case["shape"] == [3, 2, 7, 6]
     assert set(case["axes"]) == {"sample", "channel", "row", "column"}
+
+
+def test_a_terminal_without_unicode_gets_a_readable_report(folder):
+    code = student_text(kit.find("c4")).replace(
+        'raise NotImplementedError("write your code here")',
+        "p = softmax(x); print('\u00e4'); return p * (dout - dout.sum(axis=1, keepdims=True))",
+    )
+    (folder / "c4-softmax-vjp.py").write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "tinygrad_cnn.exercises", "check", "c4"],
+        cwd=folder, env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert b"probabilities missing inside the sum" in done.stdout
+
+
+def test_hints_the_list_and_digits_in_a_notebook(capsys):
+    from tinygrad_cnn.exercises.api import Exercises
+
+    here = Exercises()
+    here.hint("b4")
+    here.hint("b4")
+    here.list()
+    out = capsys.readouterr().out
+    assert "hint 2 of 3" in out
+    assert "d10" in out
+    images, labels = here.digits()
+    assert images.shape == (600, 1, 14, 14)
+    assert 0 <= images.min() < images.max() <= 1
+    assert set(labels) == set(range(10))
+
+
+def test_nothing_is_imported_by_a_student_that_the_grader_refuses_silently(folder, capsys):
+    path = folder / "b4-unbroadcast.py"
+    path.write_text(path.read_text().replace("import numpy as np", "import numpy as np\nimport socket"))
+    assert main(["check", "b4"]) == 3
+    assert "socket is not among them" in " ".join(capsys.readouterr().out.split())

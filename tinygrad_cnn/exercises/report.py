@@ -20,6 +20,7 @@ __all__ = ["csv_table", "gradescope", "html", "junit", "text"]
 WIDTH = 79
 MAX_LINES = 20
 TODO = "to do"
+PLAIN = str.maketrans({"·": "*", "Σ": "sum", "²": "^2", "±": "+-", "…": "...", "×": "x", "−": "-", "–": "-"})
 MARKS = {"pass": "ok", "fail": "FAIL", "error": "ERROR", "timeout": "TIMEOUT"}
 COLOURS = {"ok": "32", "FAIL": "31", "ERROR": "31", "TIMEOUT": "31", "bold": "1", "dim": "2", "cause": "33"}
 
@@ -63,7 +64,7 @@ def text(result: Result, colour: bool = False) -> str:
             lines += _wrapped("your prints: " + " / ".join(result.printed.strip().splitlines()[-2:])[:150], "  ")
     if len(lines) > MAX_LINES:
         lines = [*lines[: MAX_LINES - 2], "  ...", lines[-1]]
-    return "\n".join(lines)
+    return "\n".join(lines).translate(PLAIN)
 
 
 def _mark(check: CheckResult) -> str:
