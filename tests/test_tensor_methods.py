@@ -437,6 +437,21 @@ def test_item_assignment_does_not_reach_values_computed_before():
     assert view.tolist() == [0, 0]
 
 
+def test_an_element_can_be_edited_in_place():
+    x = Tensor(np.zeros(3))
+    x[0] += 2
+    x[1:] -= 1
+    assert x.tolist() == [2, -1, -1]
+
+
+def test_a_slice_is_a_value_of_its_own_not_a_window():
+    x = Tensor(np.zeros(3))
+    part = x[1:]
+    part.fill_(5)
+    part += 1
+    assert x.tolist() == [0, 0, 0]
+
+
 def test_data_can_be_replaced_and_keeps_its_type_and_shape():
     x = Tensor([1.0, 2.0], requires_grad=True)
     x.data = np.array([3.0, 4.0])

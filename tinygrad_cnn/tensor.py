@@ -902,7 +902,10 @@ class Tensor(Traced):
         return self
 
     def fill_(self, value: Any) -> Tensor:
-        """Give every element of this leaf the same value without recording, and return it."""
+        """Give every element of this leaf the same value without recording, and return it.
+
+        A slice is a value of its own, not a window: write `x[0] = 1`, since `x[0].fill_(1)` leaves x as it is.
+        """
         self.array = namespace(self.array).full_like(self.array, value)
         self.edited()
         return self
