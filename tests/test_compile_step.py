@@ -181,6 +181,16 @@ def test_what_is_no_known_chain_runs_as_always_and_says_why(make, reason):
     assert reason in step.reason
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int64"])
+def test_other_types_run_as_always(dtype):
+    model = nn.Linear(3, 2).to(dtype="float16" if dtype == "float16" else "float32")
+    step = compile(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), lr=0.1))
+    for _ in range(2):
+        step(Tensor(np.ones((4, 3), dtype)), np.zeros(4, int))
+    assert dtype in step.reason
+    assert step.replays == 0
+
+
 def test_other_losses_run_as_always():
     model = nn.Linear(3, 2)
     step = compile(model, nn.CrossEntropyLoss(label_smoothing=0.1), optim.SGD(model.parameters(), lr=0.1))

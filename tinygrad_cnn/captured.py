@@ -13,7 +13,7 @@ from functools import partial
 from operator import is_
 from typing import Any
 
-from .backend import device_of, kernels
+from .backend import device_of, float32, float64, kernels
 from .backend.fused import Convolution, Linear, Parameters, Program
 from .graph import Node, Observer, Scope, Traced, is_recording, nodes_from, observing, state
 from .optim import Adam, AdamW, Optimizer
@@ -178,6 +178,8 @@ def _unsuitable(x: Any, targets: Any) -> str | None:
         return f"x is on {device_of(x.array)}, and replay is for the CPU"
     if x.requires_grad:
         return "x requires a gradient"
+    if x.array.dtype not in (float32, float64):
+        return f"x holds {x.array.dtype}; replay computes in float32 and float64"
     if len(x.array.shape) not in (2, 4) or not len(x.array):
         return f"x has shape {x.array.shape}; replay takes non-empty batches (n, features) or (n, c, h, w)"
     if getattr(getattr(targets, "dtype", None), "kind", "") not in "iu" or targets.shape != x.array.shape[:1]:
