@@ -16,6 +16,7 @@
 # - it was there with **size 1** and was stretched: sum over it, but keep it with size 1.
 
 # %%
+import numpy as np
 
 
 def unbroadcast(g, shape):

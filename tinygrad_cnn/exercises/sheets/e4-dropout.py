@@ -16,6 +16,7 @@
 #    the zeros of y: a unit that stays may well have the value 0.
 
 # %%
+import numpy as np
 
 
 def dropout(x, u, p, training):
