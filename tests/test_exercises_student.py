@@ -91,25 +91,23 @@ def test_the_seed_repeats_a_report(folder, capsys):
     assert reports[0] == reports[1] != reports[2]
 
 
+# os._exit, out of reach of the list of allowed imports
+END = "[c for c in object.__subclasses__() if c.__name__ == '_wrap_close'][0].__init__.__globals__['_exit']"
+
+
 @pytest.mark.parametrize(
     ("code", "status", "exit_code"),
     [
         ("return g.sum(axis=0)", "fail", 1),
         ("return undefined", "error", 3),
-        ("import os; os._exit(3)", "error", 3),
+        (f"{END}(3)", "error", 3),
         ("while True: pass", "timeout", 3),
     ],
 )
 def test_exit_codes_tell_wrong_code_from_broken_code(folder, capsys, monkeypatch, code, status, exit_code):
     monkeypatch.setitem(kit.find("b4").limits, "wall", 2.0)
     source = student_text(kit.find("b4")).replace('raise NotImplementedError("write your code here")', code)
-    (folder / "b4-unbroadcast.py").write_text(
-        source.replace("import os;", "").replace("import numpy", "import os\nimport numpy")
-    )
-    if "os._exit" in code:
-        source = source.replace("import os; os._exit(3)", "[c for c in object.__subclasses__() if c.__name__ == "
-                                "'_wrap_close'][0].__init__.__globals__['_exit'](3)")  # fmt: skip
-        (folder / "b4-unbroadcast.py").write_text(source)
+    (folder / "b4-unbroadcast.py").write_text(source)
     assert main(["check", "b4", "--json"]) == exit_code
     result = json.loads(capsys.readouterr().out)
     assert result["status"] == status
