@@ -146,9 +146,10 @@ class Op:
 
     def complete(self, options: dict[str, Any]) -> dict[str, Any]:
         """Fill in defaults and bring options into their normal form."""
-        if not self.option_names >= options.keys():
-            unknown = ", ".join(sorted(options.keys() - self.option_names))
-            raise TypeError(f"{self.name}() has no option {unknown}; its options are {sorted(self.option_names)}")
+        for name in options:
+            if name not in self.option_names:
+                unknown = ", ".join(sorted(options.keys() - self.option_names))
+                raise TypeError(f"{self.name}() has no option {unknown}; its options are {sorted(self.option_names)}")
         options = {**self.defaults, **options}
         for name, convert in self.convert.items():
             if name in options:

@@ -30,12 +30,18 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 
 def pads(value: Any) -> Pads:
     """Bring a padding into the form ((top, bottom), (left, right)): from a number, a pair, or that form itself."""
-    if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, (tuple, list)) for v in value):
+    if (
+        isinstance(value, (tuple, list))
+        and len(value) == 2
+        and isinstance(value[0], (tuple, list))
+        and isinstance(value[1], (tuple, list))
+    ):
         result = pair(tuple(value[0])), pair(tuple(value[1]))
     else:
         vertical, horizontal = pair(value)
         result = (vertical, vertical), (horizontal, horizontal)
-    if min(min(result)) < 0 or min(result[1]) < 0:
+    (top, bottom), (left, right) = result
+    if top < 0 or bottom < 0 or left < 0 or right < 0:
         raise OptionError(f"padding must not be negative, got {value!r}")
     return result
 
@@ -45,7 +51,7 @@ def steps(name: str) -> Any:
 
     def convert(value: Any) -> tuple[int, int]:
         result = pair(value)
-        if min(result) < 1:
+        if result[0] < 1 or result[1] < 1:
             raise OptionError(f"{name} must be at least 1, got {value!r}")
         return result
 

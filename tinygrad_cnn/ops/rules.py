@@ -48,6 +48,11 @@ def size_of(shape: Sequence[int]) -> int:
 
 def pair(value: Any) -> tuple[int, int]:
     """Bring a number or a pair into the form (vertical, horizontal)."""
+    # Options are brought into their normal form at every call, so the usual forms come first.
+    if value.__class__ is int:
+        return value, value
+    if value.__class__ is tuple and len(value) == 2 and value[0].__class__ is int and value[1].__class__ is int:
+        return value[0], value[1]
     if hasattr(value, "__index__") and not isinstance(value, bool):
         return int(value), int(value)
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(hasattr(v, "__index__") for v in value):

@@ -39,6 +39,12 @@ Shape = tuple[int, ...]
 
 def as_shape(value: Any) -> Shape:
     """Bring a number or a sequence of numbers into a shape."""
+    if value.__class__ is tuple:
+        for n in value:
+            if n.__class__ is not int:
+                break
+        else:
+            return tuple(value)
     if hasattr(value, "__index__"):
         return (int(value),)
     try:
