@@ -43,6 +43,7 @@ def compile(
     The gradients are in `p.grad` afterwards, the learning rate and all other options of the optimizer are read at each
     call, and a batch of another shape, a changed model, mode or parameter is noticed and recorded anew. What Python
     code inside `model` does besides calling ops is not repeated, so a branch on the values of x is not looked at again.
+    While somebody observes the run (`profile()`, `detect_anomaly()`), it runs as always.
 
     Args:
         model: computes logits (N, classes) from a batch.
