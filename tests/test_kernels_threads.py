@@ -90,6 +90,14 @@ def test_an_error_in_any_thread_is_raised_after_all_have_finished():
     assert crew.run([lambda: 1, lambda: 2]) == [1, 2]  # it still works
 
 
+def test_helpers_handle_floating_point_errors_as_the_caller_does():
+    crew, huge = Crew(), np.full(1000, 1e300)
+    with np.errstate(over="ignore"):
+        crew.run([lambda: None, lambda: huge * huge])
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        crew.run([lambda: None, lambda: huge * huge])
+
+
 def test_threads_leave_when_there_is_nothing_to_do_and_come_back(monkeypatch):
     monkeypatch.setattr(threads, "IDLE_SECONDS", 0.01)
     crew = Crew()

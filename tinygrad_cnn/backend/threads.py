@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
@@ -108,6 +109,7 @@ class _Job:
 
     def __init__(self, task: Callable[[], Any]) -> None:
         self.task = task
+        self.context = copy_context()  # NumPy's errstate() is there, and holds for the helpers too
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = threading.Lock()
@@ -115,7 +117,7 @@ class _Job:
 
     def work(self) -> None:
         try:
-            self.result = self.task()
+            self.result = self.context.run(self.task)
         except BaseException as error:
             self.error = error
         self.done.release()
