@@ -255,7 +255,7 @@ class Op:
 
     def _default_float(self, inputs: tuple[Any, ...], output: Any) -> Any:
         """Let tensors of whole numbers become float32, as Python floats do; NumPy would make float64 of them."""
-        arrays = [x.array if isinstance(x, Traced) else x for x in inputs]
+        arrays: list[Any] = [x.array if isinstance(x, Traced) else x for x in inputs]
         if "dtype" in self.option_names or any(a.__class__ in namespaces and a.dtype.kind == "f" for a in arrays):
             return output
         return output.astype(default_float, copy=False)
