@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -308,7 +309,9 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
     write_text(folder / "summary.txt", f"{nn.summary(setup.model, (1, *setup.image))}\n")
     console.print(_introduction(setup))
     done = _done_before(folder) if arguments.resume is not None else []
-    with _interruption(console) as stop, TrainingDisplay(console, monitor, done) as display:
+    with _interruption(console) as stop, TrainingDisplay(console, monitor, done) as display, warnings.catch_warnings():
+        # A loss that overflows ends the run with an error of its own, which says what to do.
+        warnings.filterwarnings("ignore", "(overflow|invalid value|divide by zero) encountered", RuntimeWarning)
         history = train.fit(
             setup.model,
             setup.loader,
