@@ -159,6 +159,13 @@ def test_a_dense_network_has_no_filters_and_is_explained_without_grad_cam(digits
     assert at_work.feature_maps(model, digits[0][0]).text
 
 
+def test_a_deep_network_is_shown_in_a_choice_of_its_layers():
+    model = nn.Sequential(*[nn.Conv2d(1, 1, 3, padding=1) for _ in range(40)], nn.Flatten(), nn.Linear(64, 3))
+    sheet = at_work.feature_maps(model, np.ones((8, 8), np.float32))
+    assert sheet.text.startswith("maps of 24 layers")
+    assert "24 of 41 layers" in sheet.figure.texts[0].get_text()
+
+
 def test_two_drawings_of_the_same_numbers_are_the_same_file(run, digits, tmp_path):
     for form in ("svg", "pdf", "png"):
         files = [at_work.curves([{"train_loss": 0.5}]).save(tmp_path / f"{i}.{form}").read_bytes() for i in range(2)]

@@ -208,32 +208,38 @@ def filters(model: Any, *, layer: str | None = None, most: int = 64, theme: str 
     return page.done(f"filters of {', '.join(name for name, _ in found)}")
 
 
-def feature_maps(model: Any, image: Any, *, most: int = 16, theme: str = "light") -> Sheet:
+def feature_maps(model: Any, image: Any, *, most: int = 16, most_layers: int = 24, theme: str = "light") -> Sheet:
     """Show an image on its way through the network: the maps of every layer, then the vectors, then the answer.
 
     Args:
         model: maps images (n, c, h, w) to scores (n, classes), or to maps, where there is no answer to show.
         image: one image.
         most: maps shown per layer at most.
+        most_layers: layers shown at most, evenly spread over a deeper network.
         theme: "light" or "dark".
     """
     x = maps.batch(image)
     layers = [layer for layer in maps.activations(model, x) if layer.family not in ("shape", "loss")]
-    rows: list[tuple[str, Any]] = [("image", x[0])]
+    rows: list[tuple[str, str, Any]] = [("image", "", x[0])]
     for layer in layers:
         v = layer.values[0]
-        if v.ndim == 3 or v.ndim == 1:
-            rows.append((f"{layer.name} ({layer.kind})", v))
+        if v.ndim in (1, 3):
+            rows.append((clip(layer.name, 24), f"{layer.kind}, ", v))
+    seen = len(rows) - 1
+    if seen > most_layers:
+        kept = np.unique(np.linspace(1, seen, most_layers).round().astype(int))
+        rows = [rows[0], *(rows[k] for k in kept)]
     columns, left, tile = 8, 1.7, 0.9  # in inches
-    lines = [math.ceil(min(len(v), most) / columns) if v.ndim == 3 else 0 for _, v in rows]
+    lines = [math.ceil(min(len(v), most) / columns) if v.ndim == 3 else 0 for *_, v in rows]
     answer = maps.answer(model, x)
     heights = [n * tile + 0.12 if n else 0.42 for n in lines] + [0.2 if answer is None else 1.25]
     width, total = left + columns * tile + 0.2, sum(heights) + 0.55
-    page = _Page(width, total, f"What {type(model).__name__} sees, layer by layer", theme)
+    shown_of = "layer by layer" if seen <= most_layers else f"{len(rows) - 1} of {seen} layers"
+    page = _Page(width, total, f"What {type(model).__name__} sees, {shown_of}", theme)
     page.figure.set_layout_engine("none")
     top = total - 0.45
-    for (name, v), height in zip(rows, heights, strict=False):
-        label = f"{name}\n{'×'.join(map(str, v.shape))}"
+    for (name, kind, v), height in zip(rows, heights, strict=False):
+        label = f"{name}\n{kind}{'×'.join(map(str, v.shape))}"
         if v.ndim == 3 and len(v) > most:
             label += f", {most} shown"
         ink = page.colors["ink"]
