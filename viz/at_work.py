@@ -19,6 +19,7 @@ from ..errors import MissingExtraError, OptionError
 from ..files import write_bytes
 from . import at_work_maps as maps
 from .colors import BLUE, GREEN, ORANGE, SKY, VERMILLION, number_text
+from .diagram import clip
 
 __all__ = [
     "Sheet",
@@ -223,6 +224,8 @@ def feature_maps(model: Any, image: Any, *, most: int = 16, most_layers: int = 2
     rows: list[tuple[str, str, Any]] = [("image", "", x[0])]
     for layer in layers:
         v = layer.values[0]
+        if v.shape[1:] == (1, 1):  # maps of one pixel are a vector
+            v = v[:, 0, 0]
         if v.ndim in (1, 3):
             rows.append((clip(layer.name, 24), f"{layer.kind}, ", v))
     seen = len(rows) - 1
@@ -241,7 +244,7 @@ def feature_maps(model: Any, image: Any, *, most: int = 16, most_layers: int = 2
     for (name, kind, v), height in zip(rows, heights, strict=False):
         label = f"{name}\n{kind}{'×'.join(map(str, v.shape))}"
         if v.ndim == 3 and len(v) > most:
-            label += f", {most} shown"
+            label += f"\n{most} shown"
         ink = page.colors["ink"]
         page.figure.text(0.1 / width, (top - height / 2) / total, label, fontsize=8, color=ink, va="center")
         if v.ndim == 3:
