@@ -191,6 +191,13 @@ def test_other_types_run_as_always(dtype):
     assert step.replays == 0
 
 
+def test_networks_too_large_for_fixed_buffers_run_as_always():
+    model = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), *head(32 * 60 * 60))
+    step = compile(model, nn.CrossEntropyLoss(), optim.SGD(model.parameters(), lr=0.1))
+    step(Tensor(np.zeros((1, 1, 64, 64), "float32")), np.zeros(1, int))
+    assert "memory" in step.reason
+
+
 def test_other_losses_run_as_always():
     model = nn.Linear(3, 2)
     step = compile(model, nn.CrossEntropyLoss(label_smoothing=0.1), optim.SGD(model.parameters(), lr=0.1))

@@ -242,6 +242,30 @@ def test_two_runs_of_a_program_are_equal_to_the_last_bit():
     np.testing.assert_array_equal(first[1], second[1])
 
 
+def test_buffers_stay_within_their_budget(monkeypatch):
+    """The estimate behind the size of a tile is at least what the buffers of a tile take."""
+    taken = []
+    real = fused.aligned
+
+    def counting(shape, dtype):
+        array = real(shape, dtype)
+        taken.append(array.nbytes)
+        return array
+
+    whole = fused.largest_tile(LAYERS, "float64")
+    assert whole == fused.TILE
+    for budget in (1 << 20, 1 << 18):
+        monkeypatch.setattr(fused, "BUDGET", budget)
+        tile = fused.largest_tile(LAYERS, "float64")
+        assert 1 <= tile < whole
+        program = Program(LAYERS, Parameters(SHAPES, "float64"), 1, threads=1)
+        taken.clear()
+        monkeypatch.setattr(fused, "aligned", counting)
+        fused._Tile(program, tile, real(program.width, "float64"))
+        monkeypatch.setattr(fused, "aligned", real)
+        assert sum(taken) < 1.5 * budget
+
+
 def test_any_choice_of_patches_gives_the_same(monkeypatch):
     """The choice is one of speed alone: every block and every split that fits is tried."""
     expected = outcome(6, tile=6, threads=1)

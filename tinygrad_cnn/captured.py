@@ -14,13 +14,14 @@ from operator import is_
 from typing import Any
 
 from .backend import device_of, float32, float64, kernels
-from .backend.fused import Convolution, Linear, Parameters, Program
+from .backend.fused import Convolution, Linear, Parameters, Program, largest_tile
 from .graph import Node, Observer, Scope, Traced, is_recording, nodes_from, observing, state
 from .optim import Adam, AdamW, Optimizer
 from .tensor import Tensor
 
 __all__ = ["CapturedStep", "compile"]
 
+FEWEST_SAMPLES = 8  # that a thread works on at a time; with fewer the arrays are too short to be fast
 MOST_PROGRAMS = 4  # one per shape of batch; the one not used for longest goes first
 
 
@@ -222,6 +223,8 @@ class _Chain:
                 raise NotCapturableError(f"{type(module).__name__} has hooks")
         self.tensors: list[Any] = []
         self.layers = _lower(value, output, seen, labels, self.tensors)
+        if largest_tile(self.layers, x.array.dtype) < FEWEST_SAMPLES:
+            raise NotCapturableError("the buffers of a program would take too much memory for layers of this size")
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for p in self.tensors:
             if id(p) not in held:

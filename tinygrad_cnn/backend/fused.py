@@ -32,13 +32,14 @@ from numpy.lib.stride_tricks import as_strided
 from .threads import Crew, cpus, single_threaded_blas
 from .workspaces import aligned
 
-__all__ = ["Convolution", "Linear", "Parameters", "Program"]
+__all__ = ["Convolution", "Linear", "Parameters", "Program", "largest_tile"]
 
 Array = np.ndarray[Any, Any]
 Call = Callable[[], Any]
 Pair = tuple[int, int]
 
-TILE = 64  # samples a thread works on at a time
+TILE = 64  # samples a thread works on at a time, if their buffers fit into
+BUDGET = 64 << 20  # bytes per thread
 _UNPACKED = 1_000_000  # multiplications up to which OpenBLAS does not pack
 _NARROWEST = 64  # columns of a piece below which its overhead is more than it gains
 _SMALL_MATRIX = 2048  # elements of a patch's matrix up to which gradients gain from pieces too
@@ -174,6 +175,17 @@ def _windows(layer: Convolution, patch: Pair) -> Pair:
     return rows, columns
 
 
+def largest_tile(layers: Sequence[Convolution | Linear], dtype: Any) -> int:
+    """Return how many samples a thread works on at a time: 64, or as many as fit into its budget of memory; maybe 0."""
+    elements = 0
+    for number, patch in enumerate(_patches([layer for layer in layers if isinstance(layer, Convolution)])):
+        places = math.prod(patch.positions) * math.prod(patch.split)
+        elements += places * (patch.columns + 2 * patch.rows + (patch.inputs if number else 0))
+        elements += 2 * patch.layer.channels[0] * math.prod(patch.layer.size)
+    elements += 3 * sum(sum(layer.features) for layer in layers if isinstance(layer, Linear))
+    return int(min(TILE, BUDGET // (elements * np.dtype(dtype).itemsize)))
+
+
 def _divisors(n: int, limit: int = 8) -> list[int]:
     return [d for d in range(1, min(n, limit) + 1) if n % d == 0]
 
@@ -230,7 +242,7 @@ class Program:
         layers: convolutions, then at least one `Linear`; the outputs of the last are the logits.
         parameters: where the numbers in the layers point to.
         batch: how many samples a step has.
-        tile: how many samples a thread works on at a time.
+        tile: how many samples a thread works on at a time; default: `largest_tile()`.
         threads: at most this many; default: as many as the process may use.
 
     Attributes:
@@ -243,9 +255,10 @@ class Program:
         parameters: Parameters,
         batch: int,
         *,
-        tile: int = TILE,
+        tile: int | None = None,
         threads: int | None = None,
     ) -> None:
+        tile = max(1, largest_tile(layers, parameters.dtype)) if tile is None else tile
         self.batch = batch
         self.parameters = parameters
         self.dtype = parameters.dtype
