@@ -255,8 +255,8 @@ class Op:
 
     def _default_float(self, inputs: tuple[Any, ...], output: Any) -> Any:
         """Let tensors of whole numbers become float32, as Python floats do; NumPy would make float64 of them."""
-        arrays: list[Any] = [x.array if isinstance(x, Traced) else x for x in inputs]
-        if "dtype" in self.option_names or any(a.__class__ in namespaces and a.dtype.kind == "f" for a in arrays):
+        types = [getattr(x.array if isinstance(x, Traced) else x, "dtype", None) for x in inputs]
+        if "dtype" in self.option_names or any(t is not None and t.kind == "f" for t in types):
             return output
         return output.astype(default_float, copy=False)
 
