@@ -118,6 +118,24 @@ def _softmax(x, *, axis):
     return y
 
 
+def _standardise(x, *, axis, eps, scaled=True):
+    axes = tuple(a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+    kept = [range(n) if i not in axes else [slice(None)] for i, n in enumerate(x.shape)]
+    y = np.empty(x.shape if scaled else [1 if i in axes else n for i, n in enumerate(x.shape)])
+    for index in itertools.product(*kept):
+        values = x[index]
+        deviation = math.sqrt(sum((v - values.mean()) ** 2 for v in values.reshape(-1)) / values.size + eps)
+        y[index] = (values - values.mean()) / deviation if scaled else 1 / deviation
+    return y
+
+
+def _scale_shift(x, weight, bias=None):
+    y = np.empty(x.shape)
+    for c in range(x.shape[1]):
+        y[:, c] = x[:, c] * weight[c] + (0 if bias is None else bias[c])
+    return y
+
+
 def _cumsum(x, *, axis):
     y = np.zeros(x.shape)
     for place in np.ndindex(*x.shape):
@@ -385,6 +403,9 @@ TWINS = {
     "sin": _loops(math.sin),
     "slope": _loops(_slope),
     "softmax": _softmax,
+    "standardise": _standardise,
+    "inverse_deviation": lambda x, *, axis, eps: _standardise(x, axis=axis, eps=eps, scaled=False),
+    "scale_shift": _scale_shift,
     "softplus": _loops(lambda x: math.log(1 + math.exp(x))),
     "sqrt": _loops(math.sqrt),
     "stack": lambda *xs, axis: np.stack(xs, axis=axis),

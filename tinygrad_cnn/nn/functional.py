@@ -512,19 +512,18 @@ def batch_norm(
         n = math.prod(x.shape[a] for a in axes)
         if n < 2 and training:
             raise ShapeError(f"batch_norm: training needs more than one value per channel, got input {tuple(x.shape)}")
-        mu = ops.mean(x, axis=axes, keepdims=True)
-        centred = x - mu
-        var = ops.mean(centred * centred, axis=axes, keepdims=True)
+        y = ops.standardise(x, axis=axes, eps=eps)
         if training and running_mean is not None and running_var is not None:
-            _move(running_mean, raw(mu).reshape(-1), momentum)
-            _move(running_var, raw(var).reshape(-1) * (n / (n - 1)), momentum)
+            array = x.array
+            _move(running_mean, array.mean(axis=axes), momentum)
+            _move(running_var, array.var(axis=axes) * (n / (n - 1)), momentum)
     else:
-        centred = x - _per_channel(x, running_mean)
-        var = _per_channel(x, running_var)
-    # The scale is one number per channel: two passes over the whole input fewer than dividing and then multiplying.
-    scale = (1.0 if weight is None else _per_channel(x, weight)) / ops.sqrt(var + eps)
-    y = centred * scale
-    return y if bias is None else y + _per_channel(x, bias)
+        # One scale and one shift per channel, from the running averages: x / √(σ² + eps) - μ / √(σ² + eps).
+        scale = (running_var + eps) ** -0.5
+        y = ops.scale_shift(x, scale, -running_mean * scale)
+    if weight is None:
+        return y if bias is None else y + _per_channel(x, bias)
+    return ops.scale_shift(y, weight, *(() if bias is None else (bias,)))
 
 
 def _move(running: Tensor, batch: Any, momentum: float) -> None:
@@ -542,8 +541,7 @@ def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any 
     if tuple(x.shape[len(x.shape) - len(shape) :]) != shape:
         raise ShapeError(f"layer_norm: input {tuple(x.shape)} does not end with normalized_shape {shape}")
     axes = tuple(range(len(x.shape) - len(shape), len(x.shape)))
-    centred = x - ops.mean(x, axis=axes, keepdims=True)
-    y = centred / ops.sqrt(ops.mean(centred * centred, axis=axes, keepdims=True) + eps)
+    y = ops.standardise(x, axis=axes, eps=eps)
     if weight is not None:
         y = y * weight
     return y if bias is None else y + bias

@@ -46,6 +46,7 @@ from .elementwise import (
 )
 from .linear import einsum, linear, matmul
 from .losses import dropout, pick, place
+from .normalisation import inverse_deviation, scale_shift, standardise
 from .pooling import avg_pool2d, avg_pool2d_input_gradient, max_pool2d, max_pool2d_input_gradient, max_pool2d_select
 from .reductions import (
     amax,
@@ -115,6 +116,7 @@ __all__ = [
     "getitem",
     "greater",
     "greater_equal",
+    "inverse_deviation",
     "leaky_relu",
     "less",
     "less_equal",
@@ -143,6 +145,7 @@ __all__ = [
     "relu",
     "relu_gradient",
     "reshape",
+    "scale_shift",
     "scatter",
     "sigmoid",
     "sign",
@@ -155,6 +158,7 @@ __all__ = [
     "sqrt",
     "squeeze",
     "stack",
+    "standardise",
     "std",
     "sub",
     "sum",
