@@ -364,3 +364,12 @@ def test_watching_ends_with_the_memory():
     assert len(exposure.exposed) == before + 1
     del x
     assert len(exposure.exposed) == before
+
+
+def test_an_index_array_changed_after_its_use_does_not_move_the_gradient():
+    x = Tensor([1.0, 2.0, 3.0], requires_grad=True)
+    index = np.array([0, 1])
+    y = (x[index] * Tensor([1.0, 10.0])).sum()
+    index[0] = 2
+    y.backward()
+    assert x.grad.tolist() == [1.0, 10.0, 0.0]

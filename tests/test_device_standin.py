@@ -278,3 +278,10 @@ def test_cuda_without_cupy_or_without_a_gpu_names_the_remedy():
 def test_ops_of_plain_device_arrays_compute_without_recording():
     y = ops.exp(standin.asarray(np.zeros(3)))
     assert isinstance(y, standin.Array)
+
+
+def test_an_index_list_goes_where_the_indexed_tensor_is():
+    x = Tensor([1.0, 2.0, 3.0], device="standin", requires_grad=True)
+    x[[0, 2, 2]].sum().backward()
+    assert x.grad.tolist() == [1.0, 0.0, 2.0]
+    assert x[np.array([1])].tolist() == [2.0]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from ..backend import Device, current_device, device_of
+from ..backend import Device, device_of, namespace
 from ..backend.basics import scatter_add as add_at
 from ..errors import OptionError, ShapeError
 from ..graph import Traced
@@ -269,14 +269,24 @@ def _(rng: Any) -> Iterator[Any]:
 
 
 def plain_index(index: Any) -> Any:
-    """Bring an index into a form of slices, numbers, None, Ellipsis and arrays."""
+    """Bring an index into a form of slices, numbers, None, Ellipsis and arrays of its own.
+
+    Arrays are copied: the backward pass reads them again, and their owner may have changed them by then.
+    """
     if isinstance(index, tuple):
         return tuple(plain_index(i) for i in index)
     if isinstance(index, Traced):
         index = index.array
-    if isinstance(index, list) or (hasattr(index, "dtype") and getattr(index, "ndim", 1) == 0):
-        return current_device().asarray(index) if isinstance(index, list) else index
-    return index
+    if isinstance(index, list):
+        return Device("cpu").xp.array(index)
+    return index.copy() if getattr(index, "ndim", 0) else index
+
+
+def _placed(xp: Any, index: Any) -> Any:
+    """Return an index whose arrays are where the indexed array is."""
+    if isinstance(index, tuple):
+        return tuple(_placed(xp, i) for i in index)
+    return xp.asarray(index) if getattr(index, "ndim", 0) and namespace(index) is not xp else index
 
 
 def is_basic(index: Any) -> bool:
@@ -305,7 +315,7 @@ def _scatter_shape(g: Shape, *, shape: Shape, index: Any) -> Shape:
 @op(shape=_getitem_shape, flops=no_flops, family="shape", convert={"index": plain_index})
 def getitem(xp: Any, x: Any, *, index: Any) -> Any:
     """Return x[index], with NumPy's basic and advanced indexing; a float array is never an index."""
-    return x[index]
+    return x[_placed(xp, index)]
 
 
 @getitem.vjp("x", "zeros with g added at index")
@@ -320,7 +330,7 @@ def scatter(xp: Any, g: Any, *, shape: Shape, index: Any) -> Any:
     if is_basic(index):
         y[index] = g
     else:
-        add_at(xp, y, index, g)
+        add_at(xp, y, _placed(xp, index), g)
     return y
 
 
