@@ -27,6 +27,7 @@ __all__ = ["Verdict", "judge"]
 MOST_ROWS = 200
 DIRECTIONS = 12
 NEIGHBOURS = 24
+EVALUATIONS = 3_000
 
 
 @dataclass
@@ -115,7 +116,9 @@ class _Rates:
         if self.near is None:
             z, self.near = self.problem.z, []
             kinky = np.flatnonzero(self.jac.kinks.any(axis=0))
-            for _ in range(NEIGHBOURS):
+            # An engine's rule has its ops checked one by one as well, so fewer neighbours will do there.
+            budget = EVALUATIONS if self.problem.conventions is None else EVALUATIONS // 4
+            for _ in range(int(np.clip(budget // (11 * max(1, len(kinky))), 2, NEIGHBOURS))):
                 u = jitter(z, self.rng, 1e-4)
                 u = np.where(np.isin(np.arange(z.size), self.jac.entries[kinky]), u, z)
                 f0 = self.problem.f(u)
