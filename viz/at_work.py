@@ -255,10 +255,14 @@ def feature_maps(model: Any, image: Any, *, most: int = 16, most_layers: int = 2
                 ax = page.figure.add_axes((x0 / width, y0 / total, side / width, side / total))
                 page.image(ax, plane, vmin=low, vmax=high)
         else:
-            bound = float(np.abs(v).max()) or 1.0
             strip = (left / width, (top - height + 0.12) / total, columns * tile / width, 0.22 / total)
             ax = page.figure.add_axes(strip)
-            page.image(ax, v[None], cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto")
+            low, high = float(v.min()), float(v.max())
+            if low < 0 < high:  # two colours for two signs, else grey as in the maps
+                bound = max(-low, high)
+                page.image(ax, v[None], cmap="PuOr_r", vmin=-bound, vmax=bound, aspect="auto")
+            else:
+                page.image(ax, v[None], vmin=low, vmax=high, aspect="auto")
         top -= height
     if answer is None:
         return page.done(f"maps of {len(rows) - 1} layers")
