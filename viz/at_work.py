@@ -101,7 +101,8 @@ class _Page:
         self.figure: Any = Figure(figsize=(width, height), layout="constrained", facecolor=self.colors["paper"])
         self.heading = heading
         top = 1 - 0.42 / height  # the heading has a strip of its own
-        self.figure.get_layout_engine().set(rect=(0.01, 0.01, 0.98, top - 0.01))
+        engine: Any = self.figure.get_layout_engine()
+        engine.set(rect=(0.01, 0.01, 0.98, top - 0.01))
         place: dict[str, Any] = {"fontsize": 12, "fontweight": "bold", "ha": "center", "va": "center"}
         self.figure.text(0.5, 1 - 0.2 / height, heading, color=self.colors["ink"], **place)
 

@@ -522,7 +522,7 @@ def _check_types(item: Any) -> None:
         if not isinstance(v, expected) or (expected is int and isinstance(v, bool)):
             raise ValueError(f"{type(item).__name__}.{f.name} is {type(v).__name__}, not {name}")
         element = inner.rstrip("]").rpartition(", ")[2]
-        kind = _TYPES.get(element) or globals().get(element)
+        kind: Any = _TYPES.get(element) or globals().get(element)
         for part in v if outer == "list" else v.values() if outer == "dict" else ():
             if not isinstance(part, kind):
                 raise ValueError(f"an entry of {type(item).__name__}.{f.name} is {type(part).__name__}, not {element}")

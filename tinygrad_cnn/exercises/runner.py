@@ -352,8 +352,8 @@ def _name(
             matches.append((candidate, count))
     if matches:
         # A mistake that would have shown in a check that was passed is not the one.
-        passed = loaded.checks[:number] if check in loaded.checks else []
-        passed = [(k, c) for k, c in enumerate(passed) if c.title in fine]
+        earlier = loaded.checks[:number] if check in loaded.checks else []
+        passed = [(k, c) for k, c in enumerate(earlier) if c.title in fine]
         matches = [m for m in matches if not any(_shows(loaded, c, m[0], seed, k) for k, c in passed)]
     outcome.causes = [_cause(b, n) for b, n in matches]
     if not matches and found.causes:
