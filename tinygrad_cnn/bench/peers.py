@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -19,10 +20,9 @@ __all__ = ["Pair", "lenet_pair", "resnet18", "torch_or_none"]
 def torch_or_none() -> ModuleType | None:
     """Return PyTorch if it is installed."""
     try:
-        import torch
+        return import_module("torch")
     except ImportError:
         return None
-    return torch
 
 
 class Pair:
