@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import shutil
@@ -54,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         facts[name] = f"{_version(name) or 'not installed':<15}{purpose}"
     facts["dot"] = shutil.which("dot") or "not found      pictures are laid out without it"
     facts["devices"] = ", ".join(["cpu", *_gpus()])
+    facts["conv, cuda"] = _engines()
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
         console.print(Text.assemble((f"{name:<{width}}", "bold"), value))
@@ -90,6 +92,14 @@ def _blas() -> dict[str, str]:
     one = found[0]
     kind = f", {one['architecture']}" if one.get("architecture") else ""
     return {"BLAS": f"{one['internal_api']} {one.get('version') or ''}{kind}, {one['num_threads']} threads"}
+
+
+def _engines() -> str:
+    """Say which convolutions a GPU computes how, by the number of products per output."""
+    from ..backend.cuda_kernels import ENGINES
+
+    ways = [f"{name} up to {limit:.0f} products per output" if limit < math.inf else name for limit, name in ENGINES]
+    return ", then ".join(ways)
 
 
 def _gpus() -> list[str]:
