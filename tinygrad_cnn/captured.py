@@ -14,8 +14,11 @@ from operator import is_
 from typing import Any
 
 from .backend import device_of, float32, float64, kernels
+from .backend.exposure import is_exposed
 from .backend.fused import Convolution, Linear, Parameters, Program, largest_tile
-from .graph import Node, Observer, Scope, Traced, is_recording, nodes_from, observing, state
+from .graph import Node, Observer, Scope, Traced, is_recording, next_index, nodes_from, observing, state
+from .nn import CrossEntropyLoss
+from .nn.functional import cross_entropy
 from .optim import Adam, AdamW, Optimizer
 from .tensor import Tensor
 
@@ -94,7 +97,7 @@ class CapturedStep:
         self.reason = _unsuitable(x, targets)
         if self.reason is not None:
             return self._run(x, labels)
-        if self._chain is not None and not self._chain.holds(self.optimizer):
+        if self._chain is not None and not self._chain.holds(self.model, self.loss, self.optimizer):
             self.release()
         key = (array.shape, array.dtype, targets.shape)
         self.reason = self._refused.get(key)
@@ -107,6 +110,10 @@ class CapturedStep:
             self.reason = "some labels are not classes of the model"
             return self._run(x, labels)
         return self._replay(self._chain, program, array, targets)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Let a copy record anew: the parts of a flat array would be copied as arrays of their own."""
+        return {**vars(self), "_chain": None, "_programs": OrderedDict(), "_refused": {}}
 
     def release(self) -> None:
         """Forget what was recorded and give the buffers back; the next call records anew."""
@@ -137,7 +144,7 @@ class CapturedStep:
 
     def _record(self, key: Any, seen: _Recorder, x: Any, labels: Any, output: Any, value: Any) -> None:
         try:
-            chain = _Chain(seen, x, labels, output, value, self.optimizer)
+            chain = _Chain(self.model, self.loss, self.optimizer, seen, x, labels, output, value)
         except NotCapturableError as reason:
             self.reason = self._refused[key] = str(reason)
             return
@@ -163,7 +170,9 @@ class CapturedStep:
         loss = program.run(array, targets, gradients)
         for p, g in zip(chain.tensors, chain.store.split(gradients), strict=True):
             p.grad = p.result_type.made(g)
-        if not chain.update_flat(self.optimizer, gradients, program):
+        if chain.update_flat(self.optimizer, gradients, program):
+            chain.give_back()
+        else:
             self.optimizer.step()
         self.replays += 1
         self.logits = Tensor.made(program.logits.copy())
@@ -193,13 +202,16 @@ class _Recorder(Observer):
     """Counts the ops of the forward pass and collects the modules called.
 
     Attributes:
+        began: the index at which the forward pass began; a tensor that was edited in it has a higher one.
+        modules: by id, the modules called and those below them, each with what its attributes were before.
         start: what the layers read: x, or x flattened, which needs no gradient and so is in no graph.
     """
 
     def __init__(self, x: Any) -> None:
         self.start = self.x = x
         self.ops = 0
-        self.modules: list[Any] = []
+        self.began = next_index()
+        self.modules: dict[int, tuple[Any, list[Any]]] = {}
 
     def op_finished(self, op: Any, inputs: tuple[Any, ...], options: dict[str, Any], output: Any, result: Any) -> None:
         images = self.x.array
@@ -211,18 +223,38 @@ class _Recorder(Observer):
             self.ops += 1
 
     def scope_entered(self, scope: Scope) -> None:
-        self.modules.append(scope.module)
+        below = getattr(scope.module, "modules", None)
+        for module in below() if callable(below) else [scope.module]:
+            if id(module) not in self.modules:
+                self.modules[id(module)] = module, _contents(module)
 
 
 class _Chain:
     """A recorded step as layers and parameters, with what must stay as it was for a replay to be right."""
 
-    def __init__(self, seen: _Recorder, x: Any, labels: Any, output: Any, value: Any, optimizer: Optimizer) -> None:
-        for module in seen.modules:
-            if "_hooks" in vars(module):
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        loss: Callable[..., Any],
+        optimizer: Optimizer,
+        seen: _Recorder,
+        x: Any,
+        labels: Any,
+        output: Any,
+        value: Any,
+    ) -> None:
+        self.modules = list(seen.modules.values())
+        for module, _ in self.modules:
+            if "_hooks" in getattr(module, "__dict__", ()):
                 raise NotCapturableError(f"{type(module).__name__} has hooks")
         self.tensors: list[Any] = []
         self.layers = _lower(value, output, seen, labels, self.tensors)
+        for module, before in self.modules:
+            if not _same(_contents(module), before) or _edited(before, seen.began):
+                raise NotCapturableError(f"{type(module).__name__} changes what it holds when it is called")
+        if _edited([x], seen.began):
+            raise NotCapturableError("the model edits x in place")
+        _check_loss(loss)
         if largest_tile(self.layers, x.array.dtype) < FEWEST_SAMPLES:
             raise NotCapturableError("the buffers of a program would take too much memory for layers of this size")
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -232,11 +264,12 @@ class _Chain:
             if p.array.dtype != x.array.dtype or p.hooks or not p.requires_grad:
                 raise NotCapturableError("a parameter has hooks, is frozen, or has another type than x")
         self.dtype = x.array.dtype
-        self.modules = [(module, _contents(module)) for module in seen.modules]
-        self.groups = [(group, group["params"], len(group["params"])) for group in optimizer.param_groups]
+        self.model, self.loss = model, loss
+        self.groups = [(group, list(group["params"])) for group in optimizer.param_groups]
         self.store = Parameters([p.array.shape for p in self.tensors], self.dtype)
         self.moments = [self.store.empty(), self.store.empty()]
         self.moment_views = [self.store.split(m) for m in self.moments]
+        self.lent: list[tuple[Any, Any]] = []
 
     def equals(self, other: _Chain) -> bool:
         """Return whether another recording found the same layers and parameters."""
@@ -244,14 +277,16 @@ class _Chain:
             a is b for a, b in zip(self.tensors, other.tensors, strict=True)
         )  # equal layers have equally many parameters
 
-    def holds(self, optimizer: Optimizer) -> bool:
-        """Return whether model and optimizer are still what was recorded; values and options may have changed."""
+    def holds(self, model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer) -> bool:
+        """Return whether model, loss and optimizer are still what was recorded; values and options may have changed."""
         groups = optimizer.param_groups
         return (
-            len(groups) == len(self.groups)
+            model is self.model
+            and loss is self.loss
+            and len(groups) == len(self.groups)
             and all(
-                now is then and now["params"] is params and len(params) == count
-                for now, (then, params, count) in zip(groups, self.groups, strict=True)
+                now is then and _same(now["params"], params)
+                for now, (then, params) in zip(groups, self.groups, strict=True)
             )
             and all(
                 p.requires_grad and not p.hooks and p.array.dtype == self.dtype and p.array.shape == shape
@@ -261,15 +296,28 @@ class _Chain:
         )
 
     def adopt(self) -> None:
-        """Let the parameters live in the flat array, taking over values that were assigned in the meantime."""
+        """Let the parameters live in the flat array, taking over values that were assigned in the meantime.
+
+        Memory that was handed out by `numpy()` or `data` stays that of its parameter, since others go on reading it
+        and writing to it; `give_back` copies the new values there.
+        """
+        self.lent.clear()
         for p, view in zip(self.tensors, self.store.views, strict=True):
             if p.array is not view:
                 view[...] = p.array
-                p.array = view
+                if is_exposed(p.array):
+                    self.lent.append((p, view))
+                else:
+                    p.array = view
+
+    def give_back(self) -> None:
+        """Copy values that were updated in the flat array into the memory of parameters that do not live there."""
+        for p, view in self.lent:
+            p.array[...] = view
 
     def update_flat(self, optimizer: Optimizer, gradients: Any, program: Program) -> bool:
         """Take one step of Adam over all parameters at once; return False if this is not that simple."""
-        if type(optimizer) not in (Adam, AdamW) or len(optimizer.param_groups) != 1:
+        if type(optimizer) not in (Adam, AdamW) or len(optimizer.param_groups) != 1 or "step" in vars(optimizer):
             return False
         group = optimizer.param_groups[0]
         if group["amsgrad"] or group["l1"] or group["maximize"]:
@@ -303,15 +351,34 @@ class _Chain:
 
 def _contents(module: Any) -> list[Any]:
     """Return what a module's attributes refer to, lists and dicts opened, and its mode."""
-    found: list[Any] = [module.training]
-    for value in vars(module).values():
-        if isinstance(value, dict):
-            found.extend(value.values())
-        elif isinstance(value, (list, tuple)):
-            found.extend(value)
+    found: list[Any] = [getattr(module, "training", None)]
+    _open(getattr(module, "__dict__", {}), found, 3)
+    return found
+
+
+def _open(values: Any, found: list[Any], depth: int) -> None:
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, (dict, list, tuple)) and depth:
+            _open(value, found, depth - 1)
         else:
             found.append(value)
-    return found
+
+
+def _edited(values: list[Any], began: int) -> bool:
+    """Return whether one of these is a tensor that was written to, or made, since this index."""
+    return any(isinstance(value, Traced) and value.index > began for value in values)
+
+
+def _check_loss(loss: Callable[..., Any]) -> None:
+    """Raise an error if labels could mean something that the recorded batch did not show.
+
+    A label that is ignored leaves no trace in the graph of a batch without it.
+    """
+    if type(loss) is CrossEntropyLoss:
+        if loss.options["ignore_index"] >= 0:
+            raise NotCapturableError("the loss ignores a class of the model")
+    elif loss is not cross_entropy:
+        raise NotCapturableError("the loss is neither nn.CrossEntropyLoss() nor nn.functional.cross_entropy")
 
 
 def _same(now: list[Any], then: list[Any]) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .device import on_host, to_host
 
-__all__ = ["changed", "expose", "exposed", "memory_of", "seal"]
+__all__ = ["changed", "expose", "exposed", "is_exposed", "memory_of", "seal"]
 
 # id of the array that owns the memory -> (creation index at which it was handed out, checksum of all of it then)
 exposed: dict[int, tuple[int, int]] = {}
@@ -41,7 +41,8 @@ def expose(array: Any, index: int) -> None:
         weakref.finalize(owner, exposed.pop, key, None).atexit = False
 
 
-def _is_exposed(array: Any) -> bool:
+def is_exposed(array: Any) -> bool:
+    """Return whether the memory of `array` was handed out, so that others may read it or write to it."""
     return hasattr(array, "base") and id(memory_of(array)) in exposed
 
 
@@ -52,7 +53,7 @@ def seal(arrays: Sequence[Any], foreign: Sequence[bool]) -> tuple[int | None, ..
     not looked at, because every look would wait for the device.
     """
     sums = tuple(
-        _checksum(a) if (f and on_host(a)) or _is_exposed(a) else None for a, f in zip(arrays, foreign, strict=True)
+        _checksum(a) if (f and on_host(a)) or is_exposed(a) else None for a, f in zip(arrays, foreign, strict=True)
     )
     return None if all(s is None for s in sums) else sums
 
@@ -61,7 +62,7 @@ def changed(array: Any, sealed: int | None, index: int) -> bool:
     """Return whether a watched array was written to since the node with creation index `index` read it."""
     if sealed is not None:
         return _checksum(array) != sealed
-    if not _is_exposed(array):
+    if not is_exposed(array):
         return False
     owner = memory_of(array)
     since, checksum = exposed[id(owner)]
