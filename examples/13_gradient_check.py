@@ -60,5 +60,5 @@ finally:
 print(found)
 picture = viz.GraphIR.of(loss)
 found.mark(picture)
-viz.draw(picture, color_by="gradient-check error").save("wrong_op.svg")
-print("\npainted on the graph: wrong_op.svg")
+viz.draw(picture, color_by="gradient-check error").save("runs/wrong_op.svg")
+print("\npainted on the graph: runs/wrong_op.svg")

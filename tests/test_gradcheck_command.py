@@ -94,6 +94,53 @@ def test_an_op_is_tried_on_its_samples(tmp_path, capsys, factor, code):
     assert ("2/3" in out) == (code == 1)
 
 
+def test_the_line_that_repeats_a_check_names_its_options(mine, capsys):
+    run(f"{mine}:scale", "--shape", "x=3,4", "--shape", "w=2", "--option", "power=2", "--wrt", "x")
+    out = capsys.readouterr().out.rstrip()
+    assert out.endswith(f"gradcheck {mine}:scale --seed 0 --shape x=3,4 --shape w=2 --option power=2 --wrt x")
+
+
+@pytest.mark.parametrize(("weight", "named"), [("w", False), ("w.T", True)])
+def test_known_mistakes_are_tried_only_where_the_function_is_the_op_of_its_name(tmp_path, capsys, weight, named):
+    path = tmp_path / "my_linear.py"
+    turned = "w" if weight == "w.T" else "w.T"  # what dx needs
+    shape = "4, 3" if weight == "w.T" else "3, 4"
+    path.write_text(
+        f"""
+def linear(x, w, b):
+    return x @ {weight} + b
+
+def linear_backward(dout, x, w, b):
+    return dout @ {turned} / len(x), (x.T @ dout){"" if turned == "w.T" else ".T"}, dout.sum(0)
+
+def linear_args(rng):
+    return rng.normal(size=(5, 3)), rng.normal(size=({shape})), rng.normal(size=4)
+"""
+    )
+    assert run(path) == 1
+    assert ("1/N belongs into the loss only" in capsys.readouterr().out) == named
+
+
+def test_a_rule_that_raises_is_not_explained_by_a_mistake_that_raises_too(tmp_path, capsys):
+    path = tmp_path / "my_other_linear.py"
+    path.write_text(
+        """
+def linear(x, w, b):
+    return x @ w + b
+
+def linear_backward(dout, x, w, b):
+    return dout @ w, x.T @ dout, dout.sum(0)
+
+def linear_args(rng):
+    return rng.normal(size=(5, 3)), rng.normal(size=(3, 4)), rng.normal(size=4)
+"""
+    )
+    assert run(path) == 1
+    out = capsys.readouterr().out
+    assert "the rule raised ValueError" in out
+    assert "likely cause: unknown" in out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -102,6 +149,7 @@ def test_an_op_is_tried_on_its_samples(tmp_path, capsys, factor, code):
         (["{mine}:relu", "--shape", "x=a,b"], "no shape"),
         (["{mine}:relu", "--shape", "34"], "write name=value"),
         (["missing.py"], "no file"),
+        (["{mine}:scale", "--shape", "x=3,4"], "scale: --shape says nothing about w; give one --shape for each input"),
     ],
 )
 def test_mistaken_calls_say_what_to_do(mine, capsys, words, message):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinygrad_cnn import Tensor, optim
+from tinygrad_cnn import Tensor, nn, optim
 from tinygrad_cnn.errors import CheckpointError, GraphError, OptionError, ShapeError
 from tinygrad_cnn.optim import adam, adaptive, bundle, optimizer, sgd
 
@@ -358,6 +358,8 @@ def test_an_option_out_of_range_is_refused(kind, options, message):
 
 def test_parameters_that_cannot_be_optimized_are_refused():
     w, b = parameters()
+    with pytest.raises(OptionError, match=r"got a Linear; give its \.parameters\(\)"):
+        optim.SGD(nn.Linear(2, 2), lr=0.1)
     with pytest.raises(OptionError, match="no parameters to optimize"):
         optim.SGD([])
     with pytest.raises(OptionError, match="holds no parameters"):

@@ -649,3 +649,43 @@ def test_dlpack_of_a_tensor_that_requires_a_gradient_needs_detach():
 def test_dlpack_of_elements_that_tensors_cannot_hold_is_refused():
     with pytest.raises(DTypeError, match="complex"):
         tg.from_dlpack(np.array([1j]))
+
+
+def test_size_counts_as_in_numpy_and_gives_axes_as_in_pytorch():
+    x = Tensor(np.zeros((2, 3, 4), np.float32))
+    assert x.size == 24
+    assert x.size() == (2, 3, 4)
+    assert (x.size(0), x.size(-1)) == (2, 4)
+    assert x.view(x.size(0), -1).shape == (2, 12)
+    with pytest.raises(ShapeError, match="no axis 3"):
+        x.size(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("flatten", r"use x\.flatten\(\.\.\.\) or tinygrad_cnn\.ops\.flatten"),
+        ("cat", "ops.concatenate"),
+        ("save", "train.save_checkpoint"),
+        ("int64", "x.long"),
+    ],
+)
+def test_a_name_of_another_library_is_answered_with_the_one_here(name, remedy):
+    import tinygrad_cnn
+
+    assert not hasattr(tinygrad_cnn, name)
+    with pytest.raises(AttributeError, match=remedy):
+        getattr(tinygrad_cnn, name)
+
+
+def test_every_remedy_names_something_that_exists():
+    import re
+
+    import tinygrad_cnn
+
+    for name, remedy in tinygrad_cnn._INSTEAD.items():
+        assert not hasattr(tinygrad_cnn, name)
+        for path in re.findall(r"tinygrad_cnn\.([a-z0-9_A-Z.]+)", remedy):
+            thing = tinygrad_cnn
+            for part in path.split("."):
+                thing = getattr(thing, part)

@@ -65,7 +65,44 @@ def __getattr__(name: str) -> Any:
         return import_module(f"{__name__}.{name}")
     if name in _LAZY:
         return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_hint(name)}")
+
+
+# What to write for names that other libraries have at their top level.
+_INSTEAD = {
+    "autograd": "tinygrad_cnn.grad(outputs, inputs)",
+    "bool": "the dtype 'bool', or x.bool()",
+    "cat": "tinygrad_cnn.ops.concatenate([a, b], axis=0)",
+    "cuda": "tinygrad_cnn.Device('cuda'), or tinygrad_cnn.use_device('cuda')",
+    "device": "tinygrad_cnn.Device('cpu')",
+    "double": "tinygrad_cnn.float64",
+    "float": "tinygrad_cnn.float32",
+    "from_numpy": "tinygrad_cnn.tensor(array)",
+    "inference_mode": "tinygrad_cnn.no_grad()",
+    "int": "the dtype 'int32'",
+    "int64": "the dtype 'int64', or x.long()",
+    "linspace": "tinygrad_cnn.tensor(numpy.linspace(start, stop, num))",
+    "load": "tinygrad_cnn.train.load_checkpoint(path), or load_state_dict_file(path) there for weights alone",
+    "long": "the dtype 'int64', or x.long()",
+    "mm": "a @ b",
+    "ones_like": "tinygrad_cnn.ones(x.shape)",
+    "randint": "tinygrad_cnn.tensor(numpy.random.default_rng(seed).integers(low, high, size))",
+    "save": "tinygrad_cnn.train.save_checkpoint(path, state), or save_state_dict_file(path, model.state_dict()) there",
+    "utils": "tinygrad_cnn.data for DataLoader and Dataset",
+    "zeros_like": "tinygrad_cnn.zeros(x.shape)",
+}
+
+
+def _hint(name: str) -> str:
+    if name in _INSTEAD:
+        return f"; use {_INSTEAD[name]}"
+    if name.startswith("_"):
+        return ""
+    from . import ops
+
+    ways = [f"x.{name}(...)"] if hasattr(Tensor, name) else []
+    ways += [f"tinygrad_cnn.ops.{name}(...)"] if name in ops.__all__ else []
+    return f"; use {' or '.join(ways)}" if ways else ""
 
 
 def __dir__() -> list[str]:

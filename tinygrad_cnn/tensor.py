@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, SupportsIndex
@@ -99,6 +100,29 @@ def _as_array(data: Any, dtype: Any, device: Device | None) -> Any:
     return xp.array(array, dtype=dtype, copy=True, subok=False, order="K")
 
 
+class Size(int):
+    """A number of elements that can be called: `x.size` counts as in NumPy, `x.size()` and `x.size(0)` as in PyTorch.
+
+    >>> x = ones(2, 3)
+    >>> x.size, x.size(), x.size(-1)
+    (6, (2, 3), 3)
+    """
+
+    shape: tuple[int, ...]
+
+    def __new__(cls, shape: tuple[int, ...]) -> Size:
+        size = super().__new__(cls, math.prod(shape))
+        size.shape = shape
+        return size
+
+    def __call__(self, dim: int | None = None) -> Any:
+        if dim is None:
+            return self.shape
+        if not -len(self.shape) <= dim < len(self.shape):
+            raise ShapeError(f"size: shape {self.shape} has no axis {dim}")
+        return self.shape[dim]
+
+
 class Tensor(Traced):
     """An array of numbers with automatic differentiation.
 
@@ -161,9 +185,9 @@ class Tensor(Traced):
         return int(self.array.ndim)
 
     @property
-    def size(self) -> int:
-        """The number of elements, as in NumPy."""
-        return int(self.array.size)
+    def size(self) -> Size:
+        """The number of elements, as in NumPy; `size()` is the shape and `size(0)` one axis of it, as in PyTorch."""
+        return Size(self.array.shape)
 
     def numel(self) -> int:
         """Return the number of elements."""

@@ -9,7 +9,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..errors import OptionError
 from ..op import TABLE, Op
 from .bank import for_op
 from .check import check_pair
+from .mistakes import Mistake
 from .report import Report
 from .tensors import gradcheck, gradgradcheck
 
@@ -52,6 +53,7 @@ class Target:
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """Add the options of `tinygrad-cnn gradcheck` and return what runs it."""
     parser.description = DESCRIPTION
+    parser.usage = "%(prog)s FILE.py[:NAME] [options]"
     parser.add_argument("file", metavar="FILE.py[:NAME]", help="the file, and which rule in it; all if not named")
     parser.add_argument(
         "--shape", action="append", metavar="x=3,4", help="shape of an input drawn at random; repeatable"
@@ -152,13 +154,13 @@ def _forwards(stem: str) -> list[str]:
 
 def check(target: Target, arguments: argparse.Namespace, path: str) -> Iterator[Report]:
     """Check one target; an op gives one report for all of its samples and one for second derivatives."""
-    replay = f"repeat: tinygrad-cnn gradcheck {path}:{target.name} --seed {arguments.seed}"
+    replay = f"repeat: tinygrad-cnn gradcheck {path}:{target.name} --seed {arguments.seed}{_given(arguments)}"
     if target.op is not None:
         yield from _check_op(target.op, arguments, replay)
         return
     options = dict(_pair(text, "--option") for text in arguments.option or ())
     options = {key: _literal(value) for key, value in options.items()}
-    names, args = _arguments(target, arguments)
+    names, args = _arguments(target, arguments, options)
     report = check_pair(
         _required(target.forward),
         _required(target.backward),
@@ -166,7 +168,7 @@ def check(target: Target, arguments: argparse.Namespace, path: str) -> Iterator[
         options=options,
         wrt=arguments.wrt.split(",") if arguments.wrt else None,
         names=names,
-        mistakes=for_op(target.name),
+        mistakes=_known_mistakes(target, args, options, arguments.seed),
         cases=arguments.cases,
         mode=arguments.mode,
         kinks="strict" if arguments.convention else "name",
@@ -176,6 +178,29 @@ def check(target: Target, arguments: argparse.Namespace, path: str) -> Iterator[
     )
     report.replay = replay
     yield report
+
+
+def _given(arguments: argparse.Namespace) -> str:
+    """The options that decide what is checked, as they were written."""
+    words = [f"--shape {text}" for text in arguments.shape or ()]
+    words += [f"--option {text}" for text in arguments.option or ()]
+    words += [f"--wrt {arguments.wrt}"] if arguments.wrt else []
+    words += [f"--convention {arguments.convention}"] if arguments.convention else []
+    return "".join(f" {word}" for word in words)
+
+
+def _known_mistakes(target: Target, args: Any, options: dict[str, Any], seed: int) -> tuple[Mistake, ...]:
+    """The mistakes known for the op of this name, if the function computes what the op computes."""
+    mistakes = for_op(target.name)
+    if not mistakes or target.name not in TABLE:
+        return mistakes
+    given = args(np.random.default_rng(seed)) if callable(args) else args
+    try:
+        theirs = np.asarray(_required(target.forward)(*given, **options))
+        ours = np.asarray(TABLE[target.name].forward(np, *given, **options))
+    except Exception:
+        return ()  # called in another way, as x @ w where the op has x @ w.T
+    return mistakes if theirs.shape == ours.shape and np.allclose(theirs, ours) else ()
 
 
 def _required(function: Callable[..., Any] | None) -> Callable[..., Any]:
@@ -211,12 +236,23 @@ def _check_op(op: Op, arguments: argparse.Namespace, replay: str) -> Iterator[Re
             return
 
 
-def _arguments(target: Target, arguments: argparse.Namespace) -> tuple[list[str] | None, Any]:
+_BY_PLACE = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _arguments(target: Target, arguments: argparse.Namespace, options: dict[str, Any]) -> tuple[list[str] | None, Any]:
     if arguments.shape:
         shapes = dict(_pair(text, "--shape") for text in arguments.shape or ())
         sizes = {key: _shape(value) for key, value in shapes.items()}
-        wanted = [name for name in signature(_required(target.forward)).parameters if name in sizes]
+        parameters = signature(_required(target.forward)).parameters.values()
+        wanted = [p.name for p in parameters if p.name in sizes]
         sizes = {name: sizes[name] for name in wanted} or sizes
+        missing = [p.name for p in parameters if p.default is p.empty and p.kind in _BY_PLACE and p.name not in sizes]
+        missing = [name for name in missing if name not in options]
+        if missing:
+            raise OptionError(
+                f"{target.name}: --shape says nothing about {' and '.join(missing)}; give one --shape for each input, "
+                "or name the rule to check as FILE.py:NAME"
+            )
 
         def draw(rng: np.random.Generator) -> tuple[Any, ...]:
             return tuple(rng.normal(size=size) for size in sizes.values())

@@ -244,7 +244,7 @@ class Report:
             lines += _wrap(f"note: {f.text}", limit=2)
         for text in self.remarks[:2]:
             lines += _wrap(text, limit=2)
-        last = _wrap(self.replay or f"repeat with seed={self.seed}", limit=2)
+        last = [f"  {self.replay or f'repeat with seed={self.seed}'}"]  # never broken: it is there to be copied
         return "\n".join(lines[: LINES - len(last)] + last)
 
     def _head(self) -> str:

@@ -63,6 +63,11 @@ class Optimizer:
                 f"{self._name}: params must be a list of tensors or of groups, got a single "
                 f"{'tensor' if isinstance(params, Traced) else 'dict'}; put it into a list"
             )
+        if hasattr(params, "parameters"):
+            raise OptionError(
+                f"{self._name}: params must be a list of tensors or of groups, got a {type(params).__name__}; "
+                "give its .parameters()"
+            )
         given = list(params)
         if not given:
             raise OptionError(
