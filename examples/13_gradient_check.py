@@ -4,6 +4,7 @@ python examples/13_gradient_check.py
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
@@ -60,5 +61,6 @@ finally:
 print(found)
 picture = viz.GraphIR.of(loss)
 found.mark(picture)
+Path("runs").mkdir(exist_ok=True)
 viz.draw(picture, color_by="gradient-check error").save("runs/wrong_op.svg")
 print("\npainted on the graph: runs/wrong_op.svg")

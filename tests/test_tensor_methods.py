@@ -678,6 +678,11 @@ def test_a_name_of_another_library_is_answered_with_the_one_here(name, remedy):
         getattr(tinygrad_cnn, name)
 
 
+def test_a_transpose_of_two_of_three_axes_is_answered_with_swapaxes():
+    with pytest.raises(ShapeError, match=r"to swap two axes, use swapaxes\(1, 2\)"):
+        Tensor(np.zeros((2, 3, 4))).transpose(1, 2)
+
+
 def test_every_remedy_names_something_that_exists():
     import re
 

@@ -84,6 +84,8 @@ _INSTEAD = {
     "linspace": "tinygrad_cnn.tensor(numpy.linspace(start, stop, num))",
     "load": "tinygrad_cnn.train.load_checkpoint(path), or load_state_dict_file(path) there for weights alone",
     "long": "the dtype 'int64', or x.long()",
+    "max": "x.max(axis) for the values, x.argmax(axis) for where they are",
+    "min": "x.min(axis) for the values, x.argmin(axis) for where they are",
     "mm": "a @ b",
     "ones_like": "tinygrad_cnn.ones(x.shape)",
     "randint": "tinygrad_cnn.tensor(numpy.random.default_rng(seed).integers(low, high, size))",

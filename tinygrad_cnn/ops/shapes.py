@@ -139,7 +139,8 @@ def _transpose_shape(x: Shape, *, axes: Shape | None = None) -> Shape:
     if sorted(a % len(x) if x else a for a in axes) != list(range(len(x))) or any(
         not -len(x) <= a < len(x) for a in axes
     ):
-        raise ShapeError(f"transpose: axes {axes} must name each of the {len(x)} axes of shape {x} once")
+        swap = f"; to swap two axes, use swapaxes({axes[0]}, {axes[1]})" if len(axes) == 2 < len(x) else ""
+        raise ShapeError(f"transpose: axes {axes} must name each of the {len(x)} axes of shape {x} once{swap}")
     return tuple(x[a] for a in axes)
 
 
