@@ -186,3 +186,46 @@ def test_a_copy_of_a_step_records_anew():
         for _ in range(3):
             assert step(X, LABELS).item() == pytest.approx(other(X, LABELS).item(), rel=1e-4)
         same(step.model, other.model)
+
+
+def test_a_view_of_a_parameter_goes_on_showing_its_values():
+    model = small()
+    with no_grad():
+        view = model[0].weight.reshape(-1)
+    step = compile(model, nn.CrossEntropyLoss(), adam(model))
+    for _ in range(3):
+        step(X, LABELS)
+        np.testing.assert_array_equal(view.array, model[0].weight.array.reshape(-1))
+    assert step.replays == 2
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_parameters_nobody_else_holds_are_not_copied_at_every_step(at_once):
+    model = small()
+    step = compile(model, nn.CrossEntropyLoss(), adam(model), at_once=at_once)
+    kept = [step(X, LABELS) for _ in range(3)]
+    assert len(kept) == 3
+    assert not step._chain.lent
+    assert all(p.array is view for p, view in zip(step._chain.tensors, step._chain.store.views, strict=True))
+
+
+@pytest.mark.parametrize("optimizer", [optim.Adam, optim.SGD], ids=["Adam", "SGD"])
+def test_parameters_that_are_one_array_are_not_torn_apart(optimizer):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight.array = model[0].weight.array
+    step = compile(model, nn.CrossEntropyLoss(), optimizer(model.parameters(), lr=0.1))
+    for _ in range(3):
+        step(X, LABELS)
+    assert model[1].weight.array is model[0].weight.array
+    assert "share" in step.reason
+
+
+def test_labels_in_a_list_mean_the_same():
+    model = small()
+    other = twin(model)
+    step, theirs = compile(model, nn.CrossEntropyLoss(), adam(model)), adam(other)
+    for labels in (LABELS.tolist(), LABELS, LABELS.tolist(), LABELS):
+        step(X, labels)
+        eager(other, step.loss, theirs, X, labels)
+    same(model, other)
+    assert step.replays == 1

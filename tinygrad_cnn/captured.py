@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from operator import is_
+from sys import getrefcount
 from typing import Any
 
 from .backend import device_of, float32, float64, kernels
@@ -193,7 +194,7 @@ def _unsuitable(x: Any, targets: Any) -> str | None:
         return f"x holds {x.array.dtype}; replay computes in float32 and float64"
     if len(x.array.shape) not in (2, 4) or not len(x.array):
         return f"x has shape {x.array.shape}; replay takes non-empty batches (n, features) or (n, c, h, w)"
-    if getattr(getattr(targets, "dtype", None), "kind", "") not in "iu" or targets.shape != x.array.shape[:1]:
+    if getattr(getattr(targets, "dtype", None), "kind", None) not in ("i", "u") or targets.shape != x.array.shape[:1]:
         return "the labels are not an integer array with one number per sample"
     return None
 
@@ -298,14 +299,14 @@ class _Chain:
     def adopt(self) -> None:
         """Let the parameters live in the flat array, taking over values that were assigned in the meantime.
 
-        Memory that was handed out by `numpy()` or `data` stays that of its parameter, since others go on reading it
-        and writing to it; `give_back` copies the new values there.
+        Memory that others go on reading or writing to, because it was handed out by `numpy()` or `data` or because a
+        view of it was taken, stays that of its parameter; `give_back` copies the new values there.
         """
         self.lent.clear()
         for p, view in zip(self.tensors, self.store.views, strict=True):
             if p.array is not view:
                 view[...] = p.array
-                if is_exposed(p.array):
+                if is_exposed(p.array) or _references(p) > _ALONE:
                     self.lent.append((p, view))
                 else:
                     p.array = view
@@ -347,6 +348,14 @@ class _Chain:
         )
         program.over_parts(update, self.store.flat, gradients, *self.moments)
         return True
+
+
+def _references(p: Traced) -> int:
+    """Return how many references there are to the array of a tensor; views of it have one."""
+    return getrefcount(p.array)
+
+
+_ALONE = _references(Traced.made([]))  # this many if only the tensor refers to it
 
 
 def _contents(module: Any) -> list[Any]:
@@ -412,7 +421,7 @@ def _lower(value: Any, output: Any, seen: _Recorder, labels: Any, tensors: list[
         raise NotCapturableError("the graph has branches")
     if not layers or not isinstance(layers[-1], Linear):
         raise NotCapturableError("the last layer is not linear")
-    if len({id(p) for p in tensors}) != len(tensors):
+    if len({id(p.array) for p in tensors}) != len(tensors):
         raise NotCapturableError("layers share parameters")
     return layers
 
