@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from . import kit
 from .checks import load
+from .format import ExerciseError
 from .result import Result
 from .runner import run
 from .space import LocalSpace
@@ -58,6 +60,21 @@ class Exercises:
                 names[label if label in wanted or len(wanted) > 1 else next(iter(wanted), label)] = function
         path = names.get("__file__")
         return run(loaded, LocalSpace(names, str(path or "")), seed=seed, full=full, explain=explain)
+
+    def require(self, name: str, names: dict[str, Any], number: int) -> None:
+        """Raise `AssertionError` with the report if check `number` (from 1) of an exercise is not passed.
+
+        This is what the test files for otter-grader call, with the names that a notebook or script has defined.
+        """
+        result = self.check(name, names)
+        if number <= len(result.checks):
+            check = result.checks[number - 1]
+            if check.status == "pass":
+                return
+            result = replace(result, status=check.status, layer=check.layer, checks=[check])
+        elif not result.error:
+            raise ExerciseError(f"{result.exercise} has {len(result.checks)} checks, and no check {number}")
+        raise AssertionError(str(result))
 
     def show(self, name: str, names: dict[str, Any]) -> None:
         """Check the names of a file and show the result; in a folder of exercises it counts as an attempt."""

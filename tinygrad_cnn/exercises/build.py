@@ -14,7 +14,7 @@ from .format import Cell, Exercise, ExerciseError
 from .runner import kit_version, run
 from .space import LocalSpace, StudentError, run_source
 
-__all__ = ["Verdict", "build", "notebook", "solution_text", "student_text", "verify"]
+__all__ = ["Verdict", "build", "notebook", "otter_tests", "solution_text", "student_text", "verify"]
 
 MIN_HINTS = 3
 MIN_BUGS = 3
@@ -105,6 +105,23 @@ def notebook(exercise: Exercise, part: str = "starter", nbgrader: bool = False) 
     return json.dumps({"cells": cells, "metadata": meta, "nbformat": 4, "nbformat_minor": 5}, indent=1) + "\n"
 
 
+def otter_tests(loaded: Loaded) -> str:
+    """Return a test file for otter-grader, in its exception format: a test case per check."""
+    exercise = loaded.exercise
+    total = sum(c.weight for c in loaded.checks)
+    points = [round(exercise.points * c.weight / total, 6) for c in loaded.checks]
+    head = (
+        "OK_FORMAT = False\n\nfrom otter.test_files import test_case\n\nfrom tinygrad_cnn.exercises import ex\n\n"
+        f"name = {json.dumps(exercise.id)}\npoints = {points}  # of each test case\n"
+    )
+    cases = [
+        f"\n\n@test_case(name={json.dumps(check.title)})\n"
+        f"def test_{number}(env):\n    ex.require({json.dumps(exercise.id)}, env, {number})\n"
+        for number, check in enumerate(loaded.checks, 1)
+    ]
+    return head + "".join(cases)
+
+
 def _nbgrader(name: str, *, solution: bool = False, points: float = 0) -> dict[str, Any]:
     meta: dict[str, Any] = {"schema_version": 3, "grade_id": name, "solution": solution, "locked": not solution,
                             "grade": not solution, "task": False}  # fmt: skip
@@ -193,7 +210,7 @@ def _triad(loaded: Loaded, seed: int, verdict: Verdict) -> None:
             verdict.named += 1
 
 
-def build(exercise: Exercise, out: Path, nbgrader: bool = False) -> list[Path]:
+def build(exercise: Exercise, out: Path, nbgrader: bool = False, otter: bool = False) -> list[Path]:
     """Verify an exercise and write what belongs to student and teacher, or raise `ExerciseError` and write nothing."""
     verdict = verify(exercise)
     if not verdict:
@@ -209,6 +226,8 @@ def build(exercise: Exercise, out: Path, nbgrader: bool = False) -> list[Path]:
         written[out / "teacher" / f"{exercise.id}.hidden"] = exercise.hidden
     if nbgrader:
         written[out / "nbgrader" / f"{exercise.id}.ipynb"] = notebook(exercise, "solution", nbgrader=True)
+    if otter:
+        written[out / "otter" / exercise.filename] = otter_tests(load(exercise))
     for path, text in written.items():
         write_atomic(path, text)
     return list(written)

@@ -114,6 +114,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
     one.add_argument("file", type=Path)
     one.add_argument("--out", type=Path, default=Path("."))
     one.add_argument("--nbgrader", action="store_true", help="also write a notebook for nbgrader")
+    one.add_argument("--otter", action="store_true", help="also write a test file for otter-grader")
     one = subcommand("verify", _verify, "teachers: do starters fail, solutions pass, mistakes get named?")
     one.add_argument("folder", nargs="?", type=Path, help="default: the exercises of the package")
     one.add_argument("--seeds", type=int, default=1, help="number of seeds")
@@ -458,7 +459,7 @@ def _build(options: argparse.Namespace) -> int:
 
     exercise = read(options.file)
     try:
-        written = build(exercise, options.out, options.nbgrader)
+        written = build(exercise, options.out, options.nbgrader, options.otter)
     except ExerciseError as error:
         print(error, file=sys.stderr)
         return FAILED

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from . import gradients
 from .checks import Answer, Bug, Case, Check, Kinked, Loaded, Property, Same, Vjp, same, slug
+from .child import spread
 from .compare import Difference, differ
 from .format import EXPLAIN, Exercise, ExerciseError
 from .result import CaseResult, Cause, CheckResult, Result, Worst
@@ -21,6 +24,39 @@ __all__ = ["default_seed", "kit_version", "run"]
 CRASHES = {"syntax": "error", "raised": "error", "exit": "error", "crash": "error", "memory": "error",
            "output": "error", "timeout": "timeout"}  # fmt: skip
 DIAGNOSIS_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Form:
+    """Another form in which a gradient's arguments may come, and what a function that minds it does wrong."""
+
+    words: str
+    make: Callable[[Any], Any]
+    cause: str
+    fix: str
+
+
+def _locked(array: Any) -> Any:
+    copy = array.copy()
+    copy.flags.writeable = False
+    return copy
+
+
+FORMS = (
+    Form(
+        "non-contiguous ones of the same values (as x.T and x[::2] are)",
+        spread,
+        "the code relies on how its arguments lie in memory: ravel() and reshape() of a non-contiguous array are "
+        "copies, and zeros_like(x) takes over the memory order of x",
+        "Make new arrays with np.zeros(x.shape), and write with indices, not through ravel() or reshape().",
+    ),
+    Form(
+        "read-only ones",
+        _locked,
+        "the code writes into an argument, if only for a while",
+        "Work on a copy: x = x.copy().",
+    ),
+)
 
 
 def kit_version() -> str:
@@ -148,6 +184,11 @@ def _check(
         for i, case in enumerate(cases):
             outcome.number = i + 1
             found = _case(loaded, check, space, case, seed)
+            if isinstance(check, Vjp) and found.result.status == "pass":
+                # The first case is the general one; the others are edge cases, and often small.
+                for form in [FORMS[0]] * (i == 0) + [FORMS[1]] * (i == len(cases) - 1):
+                    if found.result.status == "pass":
+                        _in_form(check, space, case, form, found)
             outcome.cases.append(found.result)
             outcome.notes += [n for n in found.notes if n not in outcome.notes]
             if found.result.status == "pass":
@@ -241,6 +282,21 @@ def _case(loaded: Loaded, check: Check, space: Space, case: Case, seed: int) -> 
         result.heat = difference.mask if difference.sizes is None else difference.sizes
         result.where, result.axes = gradients.where_wrong(difference.mask)
     return found.fail(difference.layer, difference.text)
+
+
+def _in_form(check: Vjp, space: Space, case: Case, form: Form, found: _Found) -> None:
+    """Call a function that was right on ordinary arrays once more, with its arguments in another form."""
+    args = [form.make(a) if isinstance(a, np.ndarray) else a for a in case.args()]
+    words = f"{check.function}() is right for ordinary arrays, but not for {form.words}: "
+    function = space.function(check.function)
+    try:
+        if same(function(*args), function(*case.args()), check.rtol):
+            return
+        found.fail("contract", words + "the values differ")
+    except StudentError as error:
+        found.error = error
+        found.fail("contract", words + located(error), CRASHES.get(error.kind, "fail"))
+    found.causes = [Cause(slug(form.words.split(" ones")[0]), 1.0, form.cause, form.fix, cases=1)]
 
 
 def _difference(check: Check, seen: Any, right: Any) -> Difference | None:

@@ -149,8 +149,10 @@ class ChildSpace(Space):
         blocks: list[bytes] = []
         functions: list[Callable[..., Any]] = []
         locked = [i for i, a in enumerate(args) if isinstance(a, np.ndarray) and not a.flags.writeable]
+        apart = [i for i, a in enumerate(args) if isinstance(a, np.ndarray) and not a.flags.c_contiguous]
         encoded = protocol.encode(list(args), blocks, functions)
-        self._send({"do": "call", "name": name, "args": encoded["l"] and encoded, "locked": locked}, blocks)
+        layout = {"locked": locked, "spread": apart}
+        self._send({"do": "call", "name": name, "args": encoded["l"] and encoded, **layout}, blocks)
         while True:
             header, got = self._receive()
             if header["do"] != "call back":
