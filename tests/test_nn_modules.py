@@ -412,3 +412,11 @@ def test_one_hot_and_pad_are_pytorchs():
     with pytest.raises(TinygradError, match=r"0 \.\.\. 1"):
         F.one_hot(np.array([2]), 2)
     assert F.pad(np.ones((1, 2)), (1, 0)).tolist() == [[0, 1, 1]]
+
+
+def test_a_state_dict_that_is_none_says_what_to_pass():
+    model = nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match=r"got tuple; load_state_dict_file\(\) gives arrays and metadata"):
+        model.load_state_dict((model.state_dict(), {}))
+    with pytest.raises(CheckpointError, match="got list"):
+        model.load_state_dict([1])

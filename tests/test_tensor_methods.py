@@ -694,3 +694,12 @@ def test_every_remedy_names_something_that_exists():
             thing = tinygrad_cnn
             for part in path.split("."):
                 thing = getattr(thing, part)
+
+
+def test_a_method_of_another_library_is_answered_with_the_way_here():
+    x = Tensor(np.ones((2, 3)))
+    assert not hasattr(x, "values")
+    with pytest.raises(AttributeError, match=r"no attribute 'values'; use x.max\(axis\)"):
+        x.max(1).values  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing_like_it'$"):
+        x.nothing_like_it  # noqa: B018

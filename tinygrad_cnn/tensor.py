@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 
 from . import autodiff, graph, ops
 from .backend import (
@@ -123,6 +123,19 @@ class Size(int):
         return self.shape[dim]
 
 
+# What to write for methods that tensors of other libraries have.
+_INSTEAD = {
+    "add_": "x += y under no_grad()",
+    "indices": "x.argmax(axis); here x.max(axis) gives the values alone",
+    "mm": "x @ y",
+    "mul_": "x *= y under no_grad()",
+    "norm": "(x * x).sum().sqrt()",
+    "sub_": "x -= y under no_grad()",
+    "type": "x.to(dtype='float32')",
+    "values": "x.max(axis) itself, which gives the values alone",
+}
+
+
 class Tensor(Traced):
     """An array of numbers with automatic differentiation.
 
@@ -178,6 +191,13 @@ class Tensor(Traced):
     def dtype(self) -> Any:
         """The element type, a NumPy dtype on every device."""
         return self.array.dtype
+
+    if not TYPE_CHECKING:  # a type checker shall go on refusing unknown names
+
+        def __getattr__(self, name: str) -> Any:
+            hint = f"; use {_INSTEAD[name]}" if name in _INSTEAD else ""
+            text = f"{type(self).__name__!r} object has no attribute {name!r}{hint}"
+            raise AttributeError(text, name=name, obj=self)
 
     @property
     def ndim(self) -> int:

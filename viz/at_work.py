@@ -173,10 +173,13 @@ def filters(model: Any, *, layer: str | None = None, most: int = 64, theme: str 
         for name, p in model.named_parameters()
         if p.array.ndim == 4
     ]
-    if layer is not None:
-        found = [(name, w) for name, w in found if name in (layer, layer.removesuffix(".weight"))]
     if not found:
-        raise OptionError("the model has no convolution" + (f" {layer!r}" if layer is not None else ""))
+        raise OptionError("the model has no convolution")
+    if layer is not None:
+        known = ", ".join(name for name, _ in found)
+        found = [(name, w) for name, w in found if name in (layer, layer.removesuffix(".weight"))]
+        if not found:
+            raise OptionError(f"the model has no convolution {layer!r}; it has {known}")
     found = found[:4]
     side = round(math.sqrt(most))
     pictures = []

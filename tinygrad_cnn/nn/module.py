@@ -351,6 +351,10 @@ class Module:
         Raises:
             CheckpointError: names are missing or unexpected, or shapes differ; the message lists all of them.
         """
+        if not isinstance(state_dict, Mapping):
+            pair = isinstance(state_dict, tuple) and len(state_dict) == 2 and isinstance(state_dict[0], Mapping)
+            hint = "; load_state_dict_file() gives arrays and metadata: pass the first of the two" if pair else ""
+            raise CheckpointError(f"a state dict maps names to arrays, got {type(state_dict).__name__}{hint}")
         own = dict(self.named_tensors())
         missing = [name for name in own if name not in state_dict]
         unexpected = [name for name in state_dict if name not in own]
