@@ -229,3 +229,45 @@ def test_labels_in_a_list_mean_the_same():
         eager(other, step.loss, theirs, X, labels)
     same(model, other)
     assert step.replays == 1
+
+
+body, head = nn.Linear(3, 5), nn.Linear(5, 3)
+
+
+def of_globals(x):
+    return head(body(x))
+
+
+class Holder:
+    def __init__(self):
+        self.head = nn.Linear(5, 3)
+
+    def logits(self, x):
+        return self.head(body(x))
+
+    __call__ = logits
+
+
+def test_a_layer_exchanged_in_a_plain_function_or_object_is_used(monkeypatch):
+    held, by_method = Holder(), Holder()
+    local = nn.Linear(5, 3)
+
+    def of_closure(x):
+        return local(body(x))
+
+    fresh = nn.Linear(5, 3)
+    for model, old in ((of_globals, head), (of_closure, local), (held, held.head), (by_method.logits, by_method.head)):
+        parameters = [*body.parameters(), *old.parameters(), *fresh.parameters()]
+        step = compile(model, nn.CrossEntropyLoss(), optim.SGD(parameters, lr=0.1))
+        for _ in range(2):
+            step(X, LABELS)
+        assert step.replays == 1
+        if model is of_globals:
+            monkeypatch.setitem(of_globals.__globals__, "head", fresh)
+        elif model is of_closure:
+            local = fresh
+        else:
+            (held if model is held else by_method).head = fresh
+        with no_grad():
+            expected = step.loss(model(X), LABELS).item()
+        assert step(X, LABELS).item() == pytest.approx(expected)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from operator import is_
 from sys import getrefcount
@@ -18,7 +19,7 @@ from .backend import device_of, float32, float64, kernels
 from .backend.exposure import is_exposed
 from .backend.fused import Convolution, Linear, Parameters, Program, largest_tile
 from .graph import Node, Observer, Scope, Traced, is_recording, next_index, nodes_from, observing, state
-from .nn import CrossEntropyLoss
+from .nn import CrossEntropyLoss, Module
 from .nn.functional import cross_entropy
 from .optim import Adam, AdamW, Optimizer
 from .tensor import Tensor
@@ -125,7 +126,7 @@ class CapturedStep:
     def _run(self, x: Any, labels: Any, key: Any = None) -> Any:
         """Run the step as always, and record it under `key` if one is given."""
         self.optimizer.zero_grad()
-        seen = _Recorder(x)
+        seen = _Recorder(x, self.model)
         if key is None:
             output = self.model(x)
             value = self.loss(output, labels)
@@ -208,11 +209,13 @@ class _Recorder(Observer):
         start: what the layers read: x, or x flattened, which needs no gradient and so is in no graph.
     """
 
-    def __init__(self, x: Any) -> None:
+    def __init__(self, x: Any, model: Callable[..., Any]) -> None:
         self.start = self.x = x
         self.ops = 0
         self.began = next_index()
         self.modules: dict[int, tuple[Any, list[Any]]] = {}
+        self._watch(model)
+        self._watch(getattr(model, "__self__", None))  # whose method the model is
 
     def op_finished(self, op: Any, inputs: tuple[Any, ...], options: dict[str, Any], output: Any, result: Any) -> None:
         images = self.x.array
@@ -224,8 +227,10 @@ class _Recorder(Observer):
             self.ops += 1
 
     def scope_entered(self, scope: Scope) -> None:
-        below = getattr(scope.module, "modules", None)
-        for module in below() if callable(below) else [scope.module]:
+        self._watch(scope.module)
+
+    def _watch(self, found: Any) -> None:
+        for module in found.modules() if isinstance(found, Module) else [found]:
             if id(module) not in self.modules:
                 self.modules[id(module)] = module, _contents(module)
 
@@ -359,9 +364,15 @@ _ALONE = _references(Traced.made([]))  # this many if only the tensor refers to 
 
 
 def _contents(module: Any) -> list[Any]:
-    """Return what a module's attributes refer to, lists and dicts opened, and its mode."""
+    """Return what a module's attributes refer to, lists and dicts opened, and its mode; a function's variables."""
     found: list[Any] = [getattr(module, "training", None)]
     _open(getattr(module, "__dict__", {}), found, 3)
+    code = getattr(module, "__code__", None)
+    if code is not None:
+        found.extend(map(module.__globals__.get, code.co_names))
+        for cell in module.__closure__ or ():
+            with suppress(ValueError):  # nothing is in it yet
+                found.append(cell.cell_contents)
     return found
 
 
