@@ -236,7 +236,7 @@ METHODS = {
     "leaky_relu": (lambda t: t.leaky_relu(0.1), lambda x: np.where(x > 0, x, 0.1 * x)),
     "elu": (lambda t: t.elu(), lambda x: np.where(x > 0, x, np.exp(x) - 1)),
     "clip": (lambda t: t.clip(-0.5, 0.5), lambda x: x.clip(-0.5, 0.5)),
-    "clamp": (lambda t: t.clamp(low=0), lambda x: x.clip(0)),
+    "clamp": (lambda t: t.clamp(min=0), lambda x: x.clip(0)),
     "maximum": (lambda t: t.maximum(0.3), lambda x: np.maximum(x, 0.3)),
     "minimum": (lambda t: t.minimum(X[0]), lambda x: np.minimum(x, X[0])),
     "pow": (lambda t: t.pow(3), lambda x: x**3),
@@ -703,3 +703,8 @@ def test_a_method_of_another_library_is_answered_with_the_way_here():
         x.max(1).values  # noqa: B018
     with pytest.raises(AttributeError, match=r"no attribute 'nothing_like_it'$"):
         x.nothing_like_it  # noqa: B018
+
+
+def test_clamp_takes_its_limits_by_name():
+    assert Tensor([-1.0, 0.5, 2.0]).clamp(min=0, max=1).tolist() == [0.0, 0.5, 1.0]
+    assert Tensor([-1.0, 2.0]).clamp(min=0).tolist() == [0.0, 2.0]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_cnn import Tensor
+from tinygrad_cnn import Tensor, nn
 from tinygrad_cnn.errors import CheckpointError
 from tinygrad_cnn.files import replace_file, write_text
 from tinygrad_cnn.train import (
@@ -204,3 +204,22 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), real_replace(a, b))[1])
     save_checkpoint(tmp_path / "c", {"a": 1})
     assert order[:2] == ["fsync", "replace"]
+
+
+@pytest.mark.parametrize("way", ["weights", "checkpoint"])
+def test_batch_normalisation_comes_back_from_a_file_with_its_count_of_batches(tmp_path, way):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    model(Tensor(np.random.default_rng(0).normal(size=(4, 1, 5, 5)).astype(np.float32)))
+    path = tmp_path / "model.safetensors"
+    if way == "weights":
+        save_state_dict_file(path, model.state_dict())
+        found, _ = load_state_dict_file(path)
+    else:
+        save_checkpoint(path, model.state_dict())
+        found = load_checkpoint(path)
+    fresh = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    fresh.load_state_dict(found)
+    for name, value in model.state_dict().items():
+        there = fresh.state_dict()[name]
+        assert there.shape == value.shape
+        assert np.array_equal(np.asarray(there), np.asarray(value))

@@ -793,7 +793,9 @@ class Tensor(Traced):
         result: Tensor = ops.clip(self, low=low, high=high)
         return result
 
-    clamp = clip
+    def clamp(self, min: Any = None, max: Any = None) -> Tensor:
+        """Return x limited to [min, max]: `clip` with PyTorch's names."""
+        return self.clip(min, max)
 
     def maximum(self, other: Any, ties: str = "first") -> Tensor:
         """Return the larger of each pair of elements."""

@@ -95,7 +95,8 @@ def _load(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _host(value: Any) -> Any:
-    return np.ascontiguousarray(to_host(getattr(value, "array", value)))
+    # np.ascontiguousarray would give an array without axes one of size 1
+    return np.asarray(to_host(getattr(value, "array", value)), order="C")
 
 
 def _digest(text: str, tensors: dict[str, Any]) -> str:
