@@ -182,3 +182,9 @@ def test_threads_convolve_side_by_side():
     for t in threads:
         t.join()
     assert not wrong
+
+
+def test_an_infinite_gradient_does_not_pass_a_closed_relu():
+    x = Tensor([-1.0, 0.0, 2.0], requires_grad=True)
+    x.relu().backward(np.array([np.inf, np.inf, np.inf], np.float32))
+    assert x.grad.tolist() == [0.0, 0.0, np.inf]

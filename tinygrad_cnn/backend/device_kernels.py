@@ -108,6 +108,12 @@ class DeviceKernels:
         gw = self.xp.matmul(flat, columns.transpose(0, 2, 1))
         return gw.reshape(o, x.shape[1] // groups, *kernel)
 
+    # Choosing
+
+    def masked(self, mask: Any, x: Any) -> Any:
+        """Return x where the mask holds, else 0."""
+        return self.xp.where(mask, x, 0)
+
     # Pooling
 
     def max_pool2d(self, x: Any, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, output: Pair) -> Any:

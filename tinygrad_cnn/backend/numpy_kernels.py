@@ -28,6 +28,7 @@ __all__ = [
     "conv2d",
     "conv2d_input_gradient",
     "conv2d_weight_gradient",
+    "masked",
     "max_pool2d",
     "max_pool2d_input_gradient",
     "max_pool2d_select",
@@ -226,12 +227,12 @@ def max_pool2d(x: Array, *, kernel: Pair, stride: Pair, padding: Padding, dilati
     return _outermost(y)
 
 
-def _where(mask: Array, x: Array) -> Array:
+def masked(mask: Array, x: Array) -> Array:
     """Return x where the mask holds, else 0: `np.where` for floats, ten times as fast.
 
     A mask of the width of x is all ones or all zeros, so a bitwise and takes x or nothing, whatever its bits mean.
     """
-    if x.dtype.itemsize not in (2, 4, 8):
+    if x.dtype.itemsize not in (2, 4, 8) or not x.ndim:
         return np.where(mask, x, x.dtype.type(0))
     kind = np.dtype(f"i{x.dtype.itemsize}")
     bits = np.negative(mask.view(np.int8)).astype(kind)
@@ -309,7 +310,7 @@ def max_pool2d_input_gradient(
         share = share / np.maximum(maxima.counts(), 1).astype(g.dtype)
     gx = np.zeros_like(maxima.x, dtype=np.result_type(g, x))
     for down, across, mask in maxima.masks():
-        gx[:, down, across] += _where(mask, share)
+        gx[:, down, across] += masked(mask, share)
     (top, _), (left, _) = maxima.reach
     h, w = maxima.size
     return _outermost(gx[:, top : top + h, left : left + w])
@@ -360,7 +361,7 @@ def max_pool2d_select(
     p = _padded(_innermost(u), *maxima.reach, 0)
     out = np.zeros_like(maxima.y, dtype=np.result_type(u, x))
     for down, across, mask in maxima.masks():
-        out += _where(mask, p[:, down, across])
+        out += masked(mask, p[:, down, across])
     if ties == "split":
         out /= np.maximum(maxima.counts(), 1).astype(out.dtype)
     return _outermost(out)

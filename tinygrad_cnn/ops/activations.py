@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from numbers import Real
 from typing import Any
 
+from ..backend import kernels
 from ..errors import OptionError
 from ..op import op
 from .elementwise import erf, exp, greater, where
@@ -105,10 +106,10 @@ relu.error_sample(_bad_at_zero)
 )
 def relu_gradient(xp: Any, g: Any, x: Any, *, at_zero: float) -> Any:
     """Return g where x > 0, `at_zero` g where x = 0, and 0 elsewhere: linear in g, piecewise constant in x."""
-    y = g * (x > 0)
-    if at_zero:
-        y += (at_zero * g) * (x == 0)
-    return y
+    # Chosen, not multiplied: 0 times an infinite gradient would be a NaN.
+    choose = kernels(g).masked
+    y = choose(x > 0, g)
+    return y + choose(x == 0, at_zero * g) if at_zero else y
 
 
 @relu_gradient.vjp("g", "u [x > 0], at x = 0 u at_zero")
