@@ -1,6 +1,6 @@
 """A training loop as a PyTorch user writes it: LeNet-5 on MNIST with Adam. `tinygrad-cnn train` does this and more.
 
-python examples/05_train_lenet5.py            about 98 % after one epoch
+python examples/05_train_lenet5.py            96 to 97 % after one epoch
 python examples/05_train_lenet5.py --quick    a few steps
 """
 
