@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .device_kernels import DeviceKernels, Padding, Pair, _positions
+from .device_kernels import DeviceKernels
+from .geometry import Padding, Pair, positions
 
 __all__ = ["ENGINES", "CudaKernels", "engine_for"]
 
@@ -63,8 +64,8 @@ class CudaKernels(DeviceKernels):
             return super().conv2d(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
         contiguous = self.xp.ascontiguousarray
         (n, c, h, w), (o, _, kh, kw) = x.shape, weight.shape
-        oh = _positions(h, padding[0], kh, stride[0], dilation[0])
-        ow = _positions(w, padding[1], kw, stride[1], dilation[1])
+        oh = positions(h, padding[0], kh, stride[0], dilation[0])
+        ow = positions(w, padding[1], kw, stride[1], dilation[1])
         y = self.xp.empty((n, o, oh, ow), dtype=x.dtype)
         geometry = (n, c, h, w, o, kh, kw, oh, ow, *stride, padding[0][0], padding[1][0], *dilation, groups)
         self._launch(

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["DeviceKernels"]
+from .geometry import Padding, Pair, positions, window_padding
 
-Pair = tuple[int, int]
-Padding = tuple[Pair, Pair]
+__all__ = ["DeviceKernels"]
 
 
 def _taps(kernel: Pair, stride: Pair, dilation: Pair, output: Pair) -> Iterator[tuple[int, Any]]:
@@ -23,17 +22,6 @@ def _taps(kernel: Pair, stride: Pair, dilation: Pair, output: Pair) -> Iterator[
         rows = slice(i * dh, i * dh + sh * (oh - 1) + 1, sh)
         for j in range(kw):
             yield i * kw + j, (..., rows, slice(j * dw, j * dw + sw * (ow - 1) + 1, sw))
-
-
-def _positions(size: int, padding: Pair, kernel: int, stride: int, dilation: int) -> int:
-    return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def _reach(size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, output: Pair) -> Padding:
-    """Return the padding that lets every window end inside: ceil mode may reach past the given one."""
-    ends = [(o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(output, stride, dilation, kernel, strict=True)]
-    (top, bottom), (left, right) = padding
-    return (top, max(bottom, ends[0] - size[0] - top)), (left, max(right, ends[1] - size[1] - left))
 
 
 class DeviceKernels:
@@ -73,8 +61,8 @@ class DeviceKernels:
         n, _, h, w = x.shape
         o, _, kh, kw = weight.shape
         output = (
-            _positions(h, padding[0], kh, stride[0], dilation[0]),
-            _positions(w, padding[1], kw, stride[1], dilation[1]),
+            positions(h, padding[0], kh, stride[0], dilation[0]),
+            positions(w, padding[1], kw, stride[1], dilation[1]),
         )
         columns = self._columns(x, (kh, kw), stride, padding, dilation, groups, output)
         y = self.xp.matmul(weight.reshape(groups, o // groups, -1), columns)
@@ -118,7 +106,7 @@ class DeviceKernels:
 
     def max_pool2d(self, x: Any, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, output: Pair) -> Any:
         """Return the maximum of every window; outside counts as -inf, and NaN is larger than everything."""
-        p = self._padded(x, _reach(x.shape[2:], kernel, stride, padding, dilation, output), -float("inf"))
+        p = self._padded(x, window_padding(x.shape[2:], kernel, stride, padding, dilation, output), -float("inf"))
         y = None
         for _, tap in _taps(kernel, stride, dilation, output):
             y = p[tap].copy() if y is None else self.xp.maximum(y, p[tap])
@@ -130,7 +118,7 @@ class DeviceKernels:
         """Return the padding, and per kernel element (index, share of the window that this element gets)."""
         xp = self.xp
         output = y.shape[2:]
-        reach = _reach(x.shape[2:], kernel, stride, padding, dilation, output)
+        reach = window_padding(x.shape[2:], kernel, stride, padding, dilation, output)
         p = self._padded(x, reach, -float("inf"))
         inside = self._padded(xp.ones((1, 1, *x.shape[2:]), dtype=bool), reach, False)
         taps, hits = [], []
@@ -197,7 +185,7 @@ class DeviceKernels:
         divisor_override: int | None,
     ) -> Any:
         """Return the mean of every window, divided as PyTorch does at the edges."""
-        p = self._padded(x, _reach(x.shape[2:], kernel, stride, padding, (1, 1), output), 0)
+        p = self._padded(x, window_padding(x.shape[2:], kernel, stride, padding, (1, 1), output), 0)
         y = self.xp.zeros((*x.shape[:2], *output), dtype=x.dtype)
         for _, tap in _taps(kernel, stride, (1, 1), output):
             y += p[tap]
@@ -218,7 +206,7 @@ class DeviceKernels:
     ) -> Any:
         """Return the gradient of the input: every element of a window gets g divided by the window's divisor."""
         output = (g.shape[2], g.shape[3])
-        (top, bottom), (left, right) = _reach(size, kernel, stride, padding, (1, 1), output)
+        (top, bottom), (left, right) = window_padding(size, kernel, stride, padding, (1, 1), output)
         if divisor_override is not None:
             share = g / divisor_override
         else:

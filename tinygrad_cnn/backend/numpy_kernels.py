@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from . import rows
+from .geometry import Padding, Pair, positions, window_padding
 from .threads import in_parts
 from .workspaces import keep_freed_memory
 
@@ -37,8 +38,6 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
-Pair = tuple[int, int]
-Padding = tuple[Pair, Pair]
 
 
 keep_freed_memory()
@@ -79,11 +78,6 @@ def _work_type(*arrays: Array) -> Any:
     return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 
-def _positions(size: int, padding: Pair, kernel: int, stride: int, dilation: int) -> int:
-    """Return how many positions a kernel has along one axis."""
-    return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
-
-
 def _shift(offset: int, stride: int, count: int) -> slice:
     """Return the slice of `count` elements from `offset` on, `stride` apart."""
     return slice(offset, offset + stride * (count - 1) + 1 if count else offset, stride)
@@ -96,7 +90,7 @@ def _columns(x: Array, kernel: Pair, stride: Pair, padding: Padding, dilation: P
     """Return what every kernel position sees: (groups, C/groups · KH · KW, OH · OW · N) of an (N, C, H, W) array."""
     n, c, h, w = x.shape
     (kh, kw), (sh, sw), (dh, dw) = kernel, stride, dilation
-    oh, ow = _positions(h, padding[0], kh, sh, dh), _positions(w, padding[1], kw, sw, dw)
+    oh, ow = positions(h, padding[0], kh, sh, dh), positions(w, padding[1], kw, sw, dw)
     p = _padded(_innermost(x), *padding, 0, dtype)
     c_step, h_step, w_step, n_step = p.strides
     windows = as_strided(
@@ -123,8 +117,8 @@ def conv2d(
     o, _, kh, kw = weight.shape
     result = np.result_type(x, weight) if bias is None else np.result_type(x, weight, bias)
     work = _work_type(x, weight) if bias is None else _work_type(x, weight, bias)
-    oh = _positions(h, padding[0], kh, stride[0], dilation[0])
-    ow = _positions(w, padding[1], kw, stride[1], dilation[1])
+    oh = positions(h, padding[0], kh, stride[0], dilation[0])
+    ow = positions(w, padding[1], kw, stride[1], dilation[1])
     kernel = weight.astype(work, copy=False)
     if groups == 1:
         seen = rows.padded_rows(x, *padding, work)
@@ -199,17 +193,10 @@ def conv2d_weight_gradient(
 # Pooling --------------------------------------------------------------------------------------------------------------
 
 
-def _reach(size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, output: Pair) -> Padding:
-    """Return the padding that lets every window end inside: ceil mode may reach past the given one."""
-    ends = [(o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(output, stride, dilation, kernel, strict=True)]
-    (top, bottom), (left, right) = padding
-    return (top, max(bottom, ends[0] - size[0] - top)), (left, max(right, ends[1] - size[1] - left))
-
-
 def max_pool2d(x: Array, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, output: Pair) -> Array:
     """Return the maximum of every window; outside counts as -inf, and NaN is larger than everything."""
     (kh, kw), (sh, sw), (dh, dw), (oh, ow) = kernel, stride, dilation, output
-    p = _padded(_innermost(x), *_reach(x.shape[2:], kernel, stride, padding, dilation, output), -np.inf)
+    p = _padded(_innermost(x), *window_padding(x.shape[2:], kernel, stride, padding, dilation, output), -np.inf)
     y = np.empty_like(p[:, _shift(0, sh, oh), _shift(0, sw, ow)])
 
     def task(start: int, end: int) -> None:
@@ -250,7 +237,7 @@ class _Maxima:
         self.output = y.shape[2], y.shape[3]
         self.kernel, self.stride, self.dilation, self.ties = kernel, stride, dilation, ties
         self.size = x.shape[2:]
-        self.reach = _reach(self.size, kernel, stride, padding, dilation, self.output)
+        self.reach = window_padding(self.size, kernel, stride, padding, dilation, self.output)
         self.x = _padded(_innermost(x), *self.reach, -np.inf)
         self.has_nan = bool(np.isnan(y).any())
         # Only where a whole window is -inf can the outside be taken for its maximum.
@@ -404,7 +391,7 @@ def avg_pool2d(
     """Return the mean of every window, divided as PyTorch does at the edges."""
     (kh, kw), (sh, sw), (oh, ow), size = kernel, stride, output, (x.shape[2], x.shape[3])
     work = _work_type(x)
-    p = _padded(_innermost(x), *_reach(size, kernel, stride, padding, (1, 1), output), 0, work)
+    p = _padded(_innermost(x), *window_padding(size, kernel, stride, padding, (1, 1), output), 0, work)
     tall = p[:, _shift(0, sh, oh)].copy(order="K")
     for i in range(1, kh):
         tall += p[:, _shift(i, sh, oh)]
@@ -429,7 +416,7 @@ def avg_pool2d_input_gradient(
     (kh, kw), (sh, sw), (h, w), output = kernel, stride, size, (g.shape[2], g.shape[3])
     oh, ow = output
     work = _work_type(g)
-    (top, bottom), (left, right) = _reach(size, kernel, stride, padding, (1, 1), output)
+    (top, bottom), (left, right) = window_padding(size, kernel, stride, padding, (1, 1), output)
     divisor = _divisor(size, kernel, stride, padding, output, count_include_pad, divisor_override).astype(work)
     share = _innermost(g) / divisor
     c, n = share.shape[0], share.shape[3]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..backend import kernels
+from ..backend.geometry import positions
 from ..errors import OptionError, ShapeError
 from ..op import op
 from .reductions import sum as sum_of
@@ -93,7 +94,7 @@ def resolve_padding(padding: Any, size: Any, kernel: Any, stride: Any, dilation:
 
 def conv_output_size(n: int, kernel: int, stride: int, before: int, after: int, dilation: int) -> int:
     """Return floor((n + before + after - dilation (kernel - 1) - 1) / stride) + 1, the number of kernel positions."""
-    return (n + before + after - dilation * (kernel - 1) - 1) // stride + 1
+    return positions(n, (before, after), kernel, stride, dilation)
 
 
 def _conv2d_shape(
