@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from operator import is_
 from sys import getrefcount
 from typing import Any
 
-from .backend import device_of, float32, float64, kernels
+from .backend import device_of, float32, float64
 from .backend.exposure import is_exposed
 from .backend.fused import Convolution, Linear, Parameters, Program, largest_tile
 from .graph import Node, Observer, Scope, Traced, is_recording, next_index, nodes_from, observing, state
@@ -273,8 +272,7 @@ class _Chain:
         self.model, self.loss = model, loss
         self.groups = [(group, list(group["params"])) for group in optimizer.param_groups]
         self.store = Parameters([p.array.shape for p in self.tensors], self.dtype)
-        self.moments = [self.store.empty(), self.store.empty()]
-        self.moment_views = [self.store.split(m) for m in self.moments]
+        self.moment_views = [self.store.split(m) for m in self.store.moments]
         self.lent: list[tuple[Any, Any]] = []
 
     def equals(self, other: _Chain) -> bool:
@@ -341,8 +339,8 @@ class _Chain:
         for p in self.tensors:
             optimizer.state[p]["step"] += 1
             p.edited()
-        update = partial(
-            kernels(gradients).adam_step,
+        program.adam_step(
+            gradients,
             step=optimizer.state[self.tensors[0]]["step"],
             lr=group["lr"],
             beta1=group["betas"][0],
@@ -351,7 +349,6 @@ class _Chain:
             weight_decay=group["weight_decay"],
             decoupled=group["decoupled_weight_decay"],
         )
-        program.over_parts(update, self.store.flat, gradients, *self.moments)
         return True
 
 

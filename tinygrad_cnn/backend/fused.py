@@ -20,15 +20,19 @@ Bias and ReLU come after the pool, on a quarter of the elements: max(x + b) = ma
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from . import processes
+from .numpy_kernels import adam_step
 from .threads import Crew, cpus, single_threaded_blas
 from .workspaces import aligned
 
@@ -45,9 +49,9 @@ _NARROWEST = 64  # columns of a piece below which its overhead is more than it g
 _SMALL_MATRIX = 2048  # elements of a patch's matrix up to which gradients gain from pieces too
 
 
-def _pieces(width: int, matrix: int, narrowest: int = 0) -> int:
+def _pieces(width: int, matrix: int) -> int:
     """Return into how many pieces to cut the columns of a product with a matrix of so many elements."""
-    for count in range(1, width // (narrowest or _NARROWEST) + 1):
+    for count in range(1, width // _NARROWEST + 1):
         if width % count == 0 and matrix * (width // count) <= _UNPACKED:
             return count
     return 1
@@ -206,11 +210,12 @@ def _patches(layers: Sequence[Convolution]) -> list[_Patch]:
 
 
 class Parameters:
-    """All parameters of a network in one flat array, which several programs can share.
+    """All parameters of a network in one flat array, which several programs can share, and what else is flat like it.
 
     Attributes:
         flat: the values.
         views: its parts in the parameters' shapes; who reads or writes them reads or writes `flat`.
+        moments: two more such arrays, for an optimizer.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], dtype: Any) -> None:
@@ -219,12 +224,18 @@ class Parameters:
         self.sizes = [math.prod(shape) for shape in shapes]
         self.starts = np.cumsum([0, *self.sizes]).tolist()
         # One more element than there are parameters: the zero that stands between the shifted kernels of a patch.
-        self.with_zero = aligned(self.starts[-1] + 1, dtype)
+        self.with_zero = _shared(self.starts[-1] + 1, dtype)
         self.flat = self.with_zero[:-1]
         self.views = self.split(self.flat)
+        self.moments = [_shared(len(self.flat), dtype) for _ in range(2)]
+        self.gradients = [_shared(len(self.flat), dtype) for _ in range(2)]
+        self._references = [getrefcount(_owner(g)) for g in self.gradients]
 
     def empty(self) -> Array:
-        """Return an uninitialised flat array for gradients or optimizer state."""
+        """Return a flat array for gradients that nobody else refers to: one of `gradients` if possible."""
+        for g, alone in zip(self.gradients, self._references, strict=True):
+            if getrefcount(_owner(g)) == alone:
+                return g[:]  # which refers to the owner
         return np.empty(len(self.flat), self.dtype)
 
     def split(self, flat: Array) -> list[Array]:
@@ -233,6 +244,16 @@ class Parameters:
             flat[start : start + size].reshape(shape)
             for start, size, shape in zip(self.starts, self.sizes, self.shapes, strict=False)
         ]
+
+
+def _shared(size: int | tuple[int, ...], dtype: Any) -> Array:
+    """Return memory that helper processes see too, where there can be any."""
+    return processes.shared_array(size, dtype) if processes.available() else aligned(size, dtype)
+
+
+def _owner(array: Array) -> Any:
+    """Return what all views of the same memory refer to."""
+    return array if array.base is None else array.base
 
 
 class Program:
@@ -270,14 +291,18 @@ class Program:
         threads = max(1, min(cpus() if threads is None else threads, batch))
         slices = -(-batch // (threads * tile))
         bounds = np.linspace(0, batch, threads * slices + 1).astype(int).tolist()
-        self.logits = aligned((batch, self.linears[-1].features[1]), self.dtype)
-        self._shares = []
+        allot = _shared if threads > 1 else aligned
+        self.logits = allot((batch, self.linears[-1].features[1]), self.dtype)
+        self.losses = allot(batch, self.dtype)
+        self.shares: list[_Share] = []
         for number in range(threads):
             ends = bounds[number * slices : (number + 1) * slices + 1]
             pieces = [(a, b) for a, b in pairwise(ends) if b > a]
             if pieces:
-                self._shares.append(_Share(self, pieces))
+                self.shares.append(_Share(self, pieces))
         self._crew = Crew()
+        self._team = _Team(self, layers[0])
+        weakref.finalize(self, self._team.stop)
 
     def _lay_out(self) -> None:
         """Say where the matrix of each patch stands in one flat array, and where the gradients do.
@@ -308,8 +333,18 @@ class Program:
             start += places.size
         self._source = np.concatenate(sources)
         self._matrices = aligned(start, self.dtype)
-        self._linear_start = start
-        self.width = start + sum(parameters.sizes[n] for x in self.linears for n in (x.weight, x.bias) if n is not None)
+        # Behind the matrices those of the linear layers, in the order of the parameters: then runs of them are one.
+        self._linear_starts: dict[int, int] = {}
+        self._runs: list[tuple[int, int, int]] = []  # (start here, start among the parameters, elements)
+        for number in sorted(n for layer in self.linears for n in (layer.weight, layer.bias) if n is not None):
+            self._linear_starts[number] = start
+            source, target, size = self._runs[-1] if self._runs else (start, -1, 0)
+            if target + size == parameters.starts[number]:
+                self._runs[-1] = source, target, size + parameters.sizes[number]
+            else:
+                self._runs.append((start, parameters.starts[number], parameters.sizes[number]))
+            start += parameters.sizes[number]
+        self.width = start
 
     def _span(self, number: int) -> Pair:
         start = self.parameters.starts[number]
@@ -323,63 +358,144 @@ class Program:
 
     def linear_gradients(self, flat: Array) -> dict[int, Array]:
         """Return where in such a flat array the gradients of the linear layers go, by number of the parameter."""
-        found = {}
-        start = self._linear_start
-        for layer in self.linears:
-            for number in (layer.weight, layer.bias):
-                if number is not None:
-                    size = self.parameters.sizes[number]
-                    found[number] = flat[start : start + size].reshape(self.parameters.shapes[number])
-                    start += size
-        return found
+        sizes, shapes = self.parameters.sizes, self.parameters.shapes
+        return {n: flat[a : a + sizes[n]].reshape(shapes[n]) for n, a in self._linear_starts.items()}
 
     def run(self, x: Array, labels: Array, gradients: Array) -> float:
         """Write the gradients of all parameters into a flat array, fill `logits`, and return the mean loss."""
         labels = labels.astype(np.intp, copy=False)  # a narrow type would overflow when indices are made of it
         with single_threaded_blas():
-            np.take(self.parameters.with_zero, self._source, out=self._matrices, mode="clip")
-            losses = self._crew.run([partial(share.run, x, labels) for share in self._shares])
-        total = self._shares[0].total
-        for share in self._shares[1:]:
+            helped = self._team.begin(x, labels)
+            self.gather()
+            if helped:
+                self.shares[0].run(x, labels)
+                for number in self._team.left_undone():
+                    self.shares[number].run(x, labels)
+            else:
+                self._crew.run([partial(share.run, x, labels) for share in self.shares])
+        total = self.shares[0].total
+        for share in self.shares[1:]:
             np.add(total, share.total, out=total)
         for copies, scratch, start, end in self._folds:
             np.take(total, copies, out=scratch, mode="clip")
             np.add.reduce(scratch, axis=0, out=gradients[start:end])
-        for number, gradient in self._shares[0].linear_totals.items():
-            start, end = self._span(number)
-            gradients[start:end] = gradient.ravel()
-        return float(sum(losses)) / self.batch
+        for source, start, size in self._runs:
+            np.copyto(gradients[start : start + size], total[source : source + size])
+        return float(self.losses.sum(dtype=np.float64)) / self.batch
 
-    def over_parts(self, function: Callable[..., Any], *arrays: Array) -> None:
-        """Call a function on equal parts of flat arrays, in as many threads as the program has."""
-        count, size = len(self._shares), len(arrays[0])
-        ends = [size * i // count for i in range(count + 1)]
-        self._crew.run([partial(function, *(a[start:end] for a in arrays)) for start, end in pairwise(ends)])
+    def gather(self) -> None:
+        """Make the matrices of all patches from the parameters."""
+        np.take(self.parameters.with_zero, self._source, out=self._matrices, mode="clip")
+
+    def adam_step(self, gradients: Array, **options: Any) -> None:
+        """Update all parameters and the moments: see `numpy_kernels.adam_step` for the formulas and the options."""
+        helped = self._team.begin_adam(gradients, options)
+        self.update_part(0, gradients, options)
+        for number in self._team.left_undone() if helped else range(1, len(self.shares)):
+            self.update_part(number, gradients, options)
+
+    def update_part(self, number: int, gradients: Array, options: dict[str, Any]) -> None:
+        """Take a step of Adam on one of as many parts of the parameters as there are shares."""
+        store, count = self.parameters, len(self.shares)
+        part = slice(len(store.flat) * number // count, len(store.flat) * (number + 1) // count)
+        adam_step(store.flat[part], gradients[part], *(m[part] for m in store.moments), **options)
 
 
 class _Share:
-    """What one thread does: its slices of the batch, one after the other, in one set of buffers."""
+    """What one thread or process does: its slices of the batch, one after the other, in one set of buffers."""
 
     def __init__(self, program: Program, pieces: list[Pair]) -> None:
+        self.program = program
         self.pieces = pieces
-        self.gradients = aligned(program.width, program.dtype)
-        self.total = aligned(program.width, program.dtype) if len(pieces) > 1 else self.gradients
-        self.linear_totals = program.linear_gradients(self.total)
+        self.span = slice(pieces[0][0], pieces[-1][1])
+        self.total = _shared(program.width, program.dtype)
+        self.gradients = aligned(program.width, program.dtype) if len(pieces) > 1 else self.total
         self.tiles = {n: _Tile(program, n, self.gradients) for n in {b - a for a, b in pieces}}
-        self.logits = program.logits
 
-    def run(self, x: Array, labels: Array) -> float:
-        loss = 0.0
+    def run(self, x: Array, labels: Array) -> None:
+        """Leave the gradients of these samples in `total`, and their logits and losses with the program."""
         for number, (a, b) in enumerate(self.pieces):
             tile = self.tiles[b - a]
-            loss += tile.run(x[a:b], labels[a:b])
-            self.logits[a:b] = tile.logits.T
+            tile.run(x[a:b], labels[a:b], self.program.losses[a:b])
+            self.program.logits[a:b] = tile.logits.T
             if self.total is not self.gradients:
                 if number == 0:
                     np.copyto(self.total, self.gradients)
                 else:
                     np.add(self.total, self.gradients, out=self.total)
-        return loss
+
+
+_GRADIENTS, _ADAM = range(2)
+_RUNS_IN_THREADS = 2  # before processes are started for a program: most are run often, or hardly at all
+_OPTIONS = ("step", "lr", "beta1", "beta2", "eps", "weight_decay", "decoupled")
+
+
+class _Team:
+    """The helper processes of a program, one for each share but the first, and what they are told in shared memory.
+
+    Whoever begins something asks `left_undone()` afterwards: it waits, and names the shares that the caller must do.
+    """
+
+    def __init__(self, program: Program, first: Convolution | Linear) -> None:
+        self.program = weakref.proxy(program)
+        self.helpers: list[processes.Helper] = []
+        self.runs = 0
+        self.wanted = processes.available() and len(program.shares) > 1
+        if self.wanted:
+            shape = (first.channels[0], *first.size) if isinstance(first, Convolution) else (first.features[0],)
+            self.rest = slice(program.shares[1].span.start, None)
+            self.x = processes.shared_array((program.batch, *shape), program.dtype)
+            self.labels = processes.shared_array(program.batch, np.intp)
+            self.options = processes.shared_array(len(_OPTIONS), np.float64)
+
+    def begin(self, x: Array, labels: Array) -> bool:
+        """Let the helpers compute the gradients of their shares; return False if there are no helpers."""
+        self.runs += self.wanted
+        if self.runs <= _RUNS_IN_THREADS:
+            return False
+        if not self.helpers:
+            self.helpers = [
+                processes.Helper(partial(self._work, number)) for number in range(1, len(self.program.shares))
+            ]
+        if not all(helper.usable for helper in self.helpers):
+            return False
+        np.copyto(self.x[self.rest], x[self.rest].reshape(self.x[self.rest].shape))
+        np.copyto(self.labels[self.rest], labels[self.rest])
+        self._send(_GRADIENTS)
+        return True
+
+    def begin_adam(self, gradients: Array, options: dict[str, Any]) -> bool:
+        """Let the helpers update their parts of the parameters; return False if they cannot."""
+        owners = [_owner(g) is _owner(gradients) for g in self.program.parameters.gradients]
+        if not self.helpers or not any(owners) or not all(helper.usable for helper in self.helpers):
+            return False
+        self.options[...] = [options[name] for name in _OPTIONS]
+        self._send(_ADAM + owners.index(True))
+        return True
+
+    def left_undone(self) -> list[int]:
+        """Wait for all helpers; return the numbers of those that did not do what they were told."""
+        done = [helper.wait() for helper in self.helpers]
+        return [number for number, well in enumerate(done, 1) if not well]
+
+    def stop(self) -> None:
+        for helper in self.helpers:
+            helper.stop()
+        self.helpers.clear()
+
+    def _send(self, command: int) -> None:
+        for helper in self.helpers:
+            helper.send(command)
+
+    def _work(self, number: int, command: int) -> None:
+        """Do, in a helper, what it was told."""
+        program = self.program
+        if command == _GRADIENTS:
+            program.gather()
+            program.shares[number].run(self.x, self.labels)
+        else:
+            options = dict(zip(_OPTIONS, self.options.tolist(), strict=True))
+            program.update_part(number, program.parameters.gradients[command - _ADAM], options)
 
 
 class _Tile:
@@ -392,6 +508,7 @@ class _Tile:
         self.dtype = program.dtype
         self.int_type = np.dtype(f"i{program.dtype.itemsize}")
         self.sign_shift = program.dtype.itemsize * 8 - 1
+        self._zeros: dict[int, Array] = {}
         self.forward: list[Call] = []
         backward: list[list[Call]] = []
         h: Array
@@ -418,6 +535,7 @@ class _Tile:
             self.input = aligned((linears[0].features[0], n), self.dtype)
             h, gh = self.input, None
 
+        ones = np.ones(n, self.dtype)
         targets = program.linear_gradients(gradients)
         views = program.parameters.views
         for layer in linears:
@@ -429,12 +547,12 @@ class _Tile:
                 self.forward.append(partial(np.add, z, views[layer.bias][:, None], z))
             calls: list[Call] = []
             if layer.relu:
-                self.forward.append(partial(np.maximum, z, self.dtype.type(0), out=z))
+                self.forward.append(partial(np.maximum, z, self.zeros(z.shape), out=z))
                 mask = aligned(z.shape, bool)
                 calls += [partial(np.greater, z, self.dtype.type(0), mask), partial(np.multiply, gz, mask, gz)]
             calls.append(partial(np.dot, gz, h.T, targets[layer.weight]))
             if layer.bias is not None:
-                calls.append(partial(np.add.reduce, gz, axis=1, out=targets[layer.bias]))
+                calls.append(partial(np.dot, gz, ones, targets[layer.bias]))
             if gh is not None:
                 calls.append(partial(np.dot, w.T, gz, gh))
             backward.append(calls)
@@ -445,33 +563,44 @@ class _Tile:
         self.backward = [call for calls in reversed(backward) for call in calls]
         self.samples = np.arange(n)
 
-    def run(self, x: Array, labels: Array) -> float:
-        """Return the sum of the losses of these samples, and leave their gradients in the buffers."""
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """Return zeros to compare with: NumPy's maximum of two arrays is several times as fast as that with a number.
+
+        Layers share them; nobody writes there.
+        """
+        size = math.prod(shape)
+        if size not in self._zeros:
+            self._zeros[size] = aligned(size, self.dtype)
+        return self._zeros[size].reshape(shape)
+
+    def run(self, x: Array, labels: Array, losses: Array) -> None:
+        """Write the loss of each of these samples, and leave their gradients in the buffers."""
         if self.input.ndim == 2:
             np.copyto(self.input, x.reshape(self.n, -1).T)
         else:
             np.copyto(self.input[0, 0], x.transpose(1, 2, 3, 0))
         for call in self.forward:
             call()
-        loss = self._cross_entropy(labels)
+        self._cross_entropy(labels, losses)
         for call in self.backward:
             call()
-        return loss
 
-    def _cross_entropy(self, labels: Array) -> float:
-        """loss = Σ log Σ exp(z) − z[label], gradient (softmax(z) − one-hot) / batch."""
+    def _cross_entropy(self, labels: Array, losses: Array) -> None:
+        """loss = log Σ exp(z) − z[label], gradient (softmax(z) − one-hot) / batch."""
         z, g, high = self.logits, self.g_logits, self.highest
         np.maximum.reduce(z, axis=0, out=high, keepdims=True)
         np.subtract(z, high, g)
-        true = labels * self.n + self.samples
+        true = labels * self.n
+        true += self.samples
         flat = g.reshape(-1)
-        loss = -flat[true].sum(dtype=np.float64)
+        picked = flat.take(true)
         np.exp(g, g)
         np.add.reduce(g, axis=0, out=high, keepdims=True)
         np.divide(g, high, g)
         flat[true] -= 1
         np.multiply(g, self.scale, g)
-        return float(loss + np.log(high).sum(dtype=np.float64))
+        np.log(high, high)
+        np.subtract(high[0], picked, losses)
 
 
 class _ConvolutionCalls:
@@ -521,7 +650,6 @@ class _ConvolutionCalls:
         calls: list[Call] = [partial(np.copyto, self.columns[:, : patch.inputs].reshape(seen.shape), seen)]
         pieces = _pieces(self.y.shape[2], patch.rows * patch.columns)
         calls.append(partial(np.matmul, self.matrix, _cut(self.columns, pieces), out=_cut(self.y, pieces)))
-        zero = self.tile.dtype.type(0)
         # Pairs that a 2 x 2 pool compares, along columns, then along rows: (…, 2, *result) each.
         self.pairs: list[Array] = []
         rows, columns = layer.pool
@@ -537,7 +665,7 @@ class _ConvolutionCalls:
             calls.append(partial(np.maximum, tall[0], tall[1], out=result))
         source = result if self.pairs else self.y_apart[0, 0]
         if layer.relu:
-            calls.append(partial(np.maximum, source, zero, out=result))
+            calls.append(partial(np.maximum, source, self.tile.zeros(result.shape), out=result))
         elif source is not result:
             calls.append(partial(np.copyto, result, source))
         return calls
@@ -545,14 +673,16 @@ class _ConvolutionCalls:
     def backward(self, result: Array, incoming: Array) -> list[Call]:
         """Return the calls from the gradient of the result to those of the matrix and of the input."""
         layer, tile = self.layer, self.tile
-        zero = tile.dtype.type(0)
         calls: list[Call] = []
         # The gradient in front of the pool takes the place of the convolution's result, which is not needed again.
-        g = aligned(result.shape, tile.dtype) if self.pairs else self.y_apart[0, 0]
+        g = incoming if self.pairs else self.y_apart[0, 0]
         if layer.relu:
             mask = aligned(result.shape, bool)
-            calls += [partial(np.greater, result, zero, mask), partial(np.multiply, incoming, mask, g)]
-        else:
+            calls += [
+                partial(np.greater, result, tile.dtype.type(0), mask),
+                partial(np.multiply, incoming, mask, g),
+            ]
+        elif g is not incoming:
             calls.append(partial(np.copyto, g, incoming))
         # Going back, the gradients of the pairs take the place of their values, which are not needed again.
         flow = g.view(tile.int_type)[None]
@@ -584,16 +714,16 @@ class _ConvolutionCalls:
     def _input_gradient(self) -> list[Call]:
         """Multiply by the transposed matrix, and add what belongs to each place of the windows, one after the other."""
         patch = self.patch
+        # In the place of the columns, which are not needed again, and are in the cache still.
+        spread = self.columns[:, : patch.inputs]
+        multiply = partial(np.matmul, self.matrix[:, : patch.inputs].T, self.y, out=spread)
         (mh, mw), (fh, fw), (ph, pw) = patch.split, patch.phases, patch.positions
-        spread = aligned((self.y.shape[0], patch.inputs, self.y.shape[2]), self.tile.dtype)
-        pieces = _pieces(spread.shape[2], patch.rows * patch.inputs, narrowest=32)
-        calls: list[Call] = [
-            partial(np.matmul, self.matrix[:, : patch.inputs].T, _cut(self.y, pieces), out=_cut(spread, pieces)),
-            partial(self.g_buffer.fill, 0),
-        ]
-        down, across = patch.step[0] // fh, patch.step[1] // fw
         wh, ww, c = patch.window[0] // fh, patch.window[1] // fw, self.layer.channels[0]
         parts = spread.reshape(mh, mw, wh, ww, fh, fw, c, ph, pw, self.n).transpose(2, 3, 4, 5, 6, 7, 0, 8, 1, 9)
+        down, across = patch.step[0] // fh, patch.step[1] // fw
+        if (mh, mw, down, across) == (1, 1, 1, 1):
+            return [multiply, *self._added_by_rows(parts.reshape(wh, ww, fh, fw, c, ph, pw, self.n))]
+        calls: list[Call] = [multiply, partial(self.g_buffer.fill, 0)]
         for a in range(wh):
             for b in range(ww):
                 rows = slice(a, a + down * (mh * ph - 1) + 1, down)
@@ -602,6 +732,27 @@ class _ConvolutionCalls:
                 if not np.may_share_memory(target, self.g_buffer):
                     raise AssertionError("splitting an axis in two copied it")
                 calls.append(partial(np.add, target, parts[a, b], target))
+        return calls
+
+    def _added_by_rows(self, parts: Array) -> list[Call]:
+        """Return the calls that add parts[a, b], shifted down by a and across by b, up in `g_buffer`.
+
+        NumPy adds arrays that have gaps through a buffer, four times as slow as arrays without, but copies them fast.
+        So each part is copied to where it belongs in rows of full width, zeros left and right of it, and whole rows,
+        the outermost axis here, are added up.
+        """
+        wh, ww, fh, fw, c, ph, pw, n = parts.shape
+        rows, width = self.g_buffer.shape[3:5]
+        total = aligned((rows, fh, fw, c, width, n), self.tile.dtype)
+        calls: list[Call] = [partial(total.fill, 0)]
+        for b in range(ww):
+            widened = aligned((ph, fh, fw, c, width, n), self.tile.dtype)
+            place = widened[:, :, :, :, b : b + pw]
+            for a in range(wh):
+                target = total[a : a + ph]
+                calls.append(partial(np.copyto, place, parts[a, b].transpose(3, 0, 1, 2, 4, 5)))
+                calls.append(partial(np.add, target, widened, target))
+        calls.append(partial(np.copyto, self.g_buffer, total.transpose(1, 2, 3, 0, 4, 5)))
         return calls
 
 

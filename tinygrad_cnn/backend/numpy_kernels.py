@@ -494,7 +494,7 @@ def adam_step(
         p_part -= w
 
 
-_ADAM_CHUNK = 16384  # elements; five chunks of float32 stay in the L2 cache
+_ADAM_CHUNK = 32768  # elements; five chunks of float32 stay in an L2 cache of 1 MiB
 
 
 def _chunks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
