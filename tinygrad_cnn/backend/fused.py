@@ -620,7 +620,13 @@ class _ConvolutionCalls:
         )
         self.buffer = aligned(shape, dtype)
         self.interior = self.buffer[inside]  # where the layer before writes
-        self.g_buffer = aligned((0,) if first else shape, dtype)
+        self.by_rows = (*patch.split, patch.step[0] // fh, patch.step[1] // fw) == (1, 1, 1, 1)
+        if first:
+            self.g_buffer = aligned((0,), dtype)
+        elif self.by_rows:
+            self.g_buffer = aligned((*shape[3:4], *shape[:3], *shape[4:]), dtype).transpose(1, 2, 3, 0, 4, 5)
+        else:
+            self.g_buffer = aligned(shape, dtype)
         self.g_interior = self.g_buffer if first else self.g_buffer[inside]
         sorts, count = math.prod(patch.split), math.prod(patch.positions) * n
         self.columns = aligned((sorts, patch.columns, count), dtype)
@@ -675,7 +681,10 @@ class _ConvolutionCalls:
         layer, tile = self.layer, self.tile
         calls: list[Call] = []
         # The gradient in front of the pool takes the place of the convolution's result, which is not needed again.
-        g = incoming if self.pairs else self.y_apart[0, 0]
+        if not self.pairs:
+            g = self.y_apart[0, 0]
+        else:
+            g = incoming if incoming.flags.c_contiguous else aligned(result.shape, tile.dtype)
         if layer.relu:
             mask = aligned(result.shape, bool)
             calls += [
@@ -720,9 +729,9 @@ class _ConvolutionCalls:
         (mh, mw), (fh, fw), (ph, pw) = patch.split, patch.phases, patch.positions
         wh, ww, c = patch.window[0] // fh, patch.window[1] // fw, self.layer.channels[0]
         parts = spread.reshape(mh, mw, wh, ww, fh, fw, c, ph, pw, self.n).transpose(2, 3, 4, 5, 6, 7, 0, 8, 1, 9)
-        down, across = patch.step[0] // fh, patch.step[1] // fw
-        if (mh, mw, down, across) == (1, 1, 1, 1):
+        if self.by_rows:
             return [multiply, *self._added_by_rows(parts.reshape(wh, ww, fh, fw, c, ph, pw, self.n))]
+        down, across = patch.step[0] // fh, patch.step[1] // fw
         calls: list[Call] = [multiply, partial(self.g_buffer.fill, 0)]
         for a in range(wh):
             for b in range(ww):
@@ -741,18 +750,17 @@ class _ConvolutionCalls:
         So each part is copied to where it belongs in rows of full width, zeros left and right of it, and whole rows,
         the outermost axis here, are added up.
         """
-        wh, ww, fh, fw, c, ph, pw, n = parts.shape
-        rows, width = self.g_buffer.shape[3:5]
-        total = aligned((rows, fh, fw, c, width, n), self.tile.dtype)
-        calls: list[Call] = [partial(total.fill, 0)]
+        wh, ww, ph, pw = *parts.shape[:2], *parts.shape[5:7]
+        total = self.g_buffer.transpose(3, 0, 1, 2, 4, 5)
+        calls: list[Call] = [partial(total[ph:].fill, 0)]
         for b in range(ww):
-            widened = aligned((ph, fh, fw, c, width, n), self.tile.dtype)
+            widened = aligned((ph, *total.shape[1:]), self.tile.dtype)
             place = widened[:, :, :, :, b : b + pw]
             for a in range(wh):
                 target = total[a : a + ph]
                 calls.append(partial(np.copyto, place, parts[a, b].transpose(3, 0, 1, 2, 4, 5)))
-                calls.append(partial(np.add, target, widened, target))
-        calls.append(partial(np.copyto, self.g_buffer, total.transpose(1, 2, 3, 0, 4, 5)))
+                first = a == b == 0
+                calls.append(partial(np.copyto, target, widened) if first else partial(np.add, target, widened, target))
         return calls
 
 
