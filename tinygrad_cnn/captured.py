@@ -8,7 +8,7 @@ with fixed buffers, and the calls that follow run the program. Anything else run
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from operator import is_
 from sys import getrefcount
@@ -212,7 +212,7 @@ class _Recorder(Observer):
         self.start = self.x = x
         self.ops = 0
         self.began = next_index()
-        self.modules: dict[int, tuple[Any, list[Any]]] = {}
+        self.modules: dict[int, _Held] = {}
         self._watch(model)
         self._watch(getattr(model, "__self__", None))  # whose method the model is
 
@@ -231,7 +231,7 @@ class _Recorder(Observer):
     def _watch(self, found: Any) -> None:
         for module in found.modules() if isinstance(found, Module) else [found]:
             if id(module) not in self.modules:
-                self.modules[id(module)] = module, _contents(module)
+                self.modules[id(module)] = _Held(module)
 
 
 class _Chain:
@@ -249,22 +249,22 @@ class _Chain:
         value: Any,
     ) -> None:
         self.modules = list(seen.modules.values())
-        for module, _ in self.modules:
-            if "_hooks" in getattr(module, "__dict__", ()):
-                raise NotCapturableError(f"{type(module).__name__} has hooks")
+        for held in self.modules:
+            if "_hooks" in getattr(held.module, "__dict__", ()):
+                raise NotCapturableError(f"{held.name} has hooks")
         self.tensors: list[Any] = []
         self.layers = _lower(value, output, seen, labels, self.tensors)
-        for module, before in self.modules:
-            if not _same(_contents(module), before) or _edited(before, seen.began):
-                raise NotCapturableError(f"{type(module).__name__} changes what it holds when it is called")
+        for held in self.modules:
+            if not held.same() or _edited(held.contents, seen.began):
+                raise NotCapturableError(f"{held.name} changes what it holds when it is called")
         if _edited([x], seen.began):
             raise NotCapturableError("the model edits x in place")
         _check_loss(loss)
         if largest_tile(self.layers, x.array.dtype) < FEWEST_SAMPLES:
             raise NotCapturableError("the buffers of a program would take too much memory for layers of this size")
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for p in self.tensors:
-            if id(p) not in held:
+            if id(p) not in known:
                 raise NotCapturableError("the optimizer does not hold all parameters of the model")
             if p.array.dtype != x.array.dtype or p.hooks or not p.requires_grad:
                 raise NotCapturableError("a parameter has hooks, is frozen, or has another type than x")
@@ -296,7 +296,7 @@ class _Chain:
                 p.requires_grad and not p.hooks and p.array.dtype == self.dtype and p.array.shape == shape
                 for p, shape in zip(self.tensors, self.store.shapes, strict=True)
             )
-            and all(_same(_contents(module), then) for module, then in self.modules)
+            and all(held.same() for held in self.modules)
         )
 
     def adopt(self) -> None:
@@ -360,6 +360,54 @@ def _references(p: Traced) -> int:
 _ALONE = _references(Traced.made([]))  # this many if only the tensor refers to it
 
 
+class _Held:
+    """What a module or function refers to, remembered in two ways.
+
+    Attributes:
+        contents: all of it, see `_contents`.
+        _containers: the values of dicts and the lists themselves, each with what was in it. While these are the same
+            objects, as they are at most steps, nothing needs to be opened again.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.contents = _contents(module)
+        self._is_function = hasattr(module, "__code__")
+        self._remember()
+
+    @property
+    def name(self) -> str:
+        return type(self.module).__name__
+
+    def same(self) -> bool:
+        """Return whether the module still refers to the same objects."""
+        module = self.module
+        if (
+            getattr(module, "__dict__", None) is self._attributes
+            and getattr(module, "training", None) is self.contents[0]
+            and not self._is_function
+            and all(_same(values, then) for values, then in self._containers)
+        ):
+            return True
+        if not _same(_contents(module), self.contents):
+            return False
+        self._remember()
+        return True
+
+    def _remember(self) -> None:
+        self._attributes = getattr(self.module, "__dict__", None)
+        self._containers: list[tuple[Collection[Any], list[Any]]] = []
+        self._note(self._attributes or {}, 3)
+
+    def _note(self, container: Any, depth: int) -> None:
+        values = container.values() if isinstance(container, dict) else container  # a view, or the list itself
+        if not isinstance(container, tuple):
+            self._containers.append((values, list(values)))
+        for value in values:
+            if isinstance(value, (dict, list, tuple)) and depth:
+                self._note(value, depth - 1)
+
+
 def _contents(module: Any) -> list[Any]:
     """Return what a module's attributes refer to, lists and dicts opened, and its mode; a function's variables."""
     found: list[Any] = [getattr(module, "training", None)]
@@ -398,7 +446,7 @@ def _check_loss(loss: Callable[..., Any]) -> None:
         raise NotCapturableError("the loss is neither nn.CrossEntropyLoss() nor nn.functional.cross_entropy")
 
 
-def _same(now: list[Any], then: list[Any]) -> bool:
+def _same(now: Collection[Any], then: list[Any]) -> bool:
     return len(now) == len(then) and all(map(is_, now, then))
 
 
