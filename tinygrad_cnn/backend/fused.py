@@ -34,7 +34,7 @@ from numpy.lib.stride_tricks import as_strided
 from . import processes
 from .numpy_kernels import adam_step
 from .threads import Crew, cpus, single_threaded_blas
-from .workspaces import aligned
+from .workspaces import aligned, release
 
 __all__ = ["Convolution", "Linear", "Parameters", "Program", "largest_tile"]
 
@@ -370,7 +370,11 @@ class Program:
             if helped:
                 self.shares[0].run(x, labels)
                 for number in self._team.left_undone():
-                    self.shares[number].run(x, labels)
+                    self.shares[0].stand_in(self.shares[number], x, labels)
+            elif self._team.coming:
+                for share in self.shares[1:]:
+                    self.shares[0].stand_in(share, x, labels)
+                self.shares[0].run(x, labels)
             else:
                 self._crew.run([partial(share.run, x, labels) for share in self.shares])
         total = self.shares[0].total
@@ -402,31 +406,44 @@ class Program:
 
 
 class _Share:
-    """What one thread or process does: its slices of the batch, one after the other, in one set of buffers."""
+    """What one thread or process does: its slices of the batch, one after the other, in one set of buffers.
+
+    The buffers are made when they are first needed, and so only by the process that needs them.
+    """
 
     def __init__(self, program: Program, pieces: list[Pair]) -> None:
-        self.program = program
+        self.program = weakref.proxy(program)
         self.pieces = pieces
         self.span = slice(pieces[0][0], pieces[-1][1])
         self.total = _shared(program.width, program.dtype)
         self.gradients = aligned(program.width, program.dtype) if len(pieces) > 1 else self.total
-        self.tiles = {n: _Tile(program, n, self.gradients) for n in {b - a for a, b in pieces}}
+        self.tiles: dict[int, _Tile] = {}
 
-    def run(self, x: Array, labels: Array) -> None:
+    def run(self, x: Array, labels: Array, pieces: list[Pair] | None = None) -> None:
         """Leave the gradients of these samples in `total`, and their logits and losses with the program."""
-        for number, (a, b) in enumerate(self.pieces):
-            tile = self.tiles[b - a]
-            tile.run(x[a:b], labels[a:b], self.program.losses[a:b])
-            self.program.logits[a:b] = tile.logits.T
+        program = self.program
+        for number, (a, b) in enumerate(self.pieces if pieces is None else pieces):
+            tile = self.tiles.get(b - a)
+            if tile is None:
+                tile = self.tiles[b - a] = _Tile(program, b - a, self.gradients)
+            tile.run(x[a:b], labels[a:b], program.losses[a:b])
+            program.logits[a:b] = tile.logits.T
             if self.total is not self.gradients:
                 if number == 0:
                     np.copyto(self.total, self.gradients)
                 else:
                     np.add(self.total, self.gradients, out=self.total)
 
+    def stand_in(self, other: _Share, x: Array, labels: Array) -> None:
+        """Do what another share should do, in the buffers of this one: slower than two threads, but in half as much."""
+        kept = self.total.copy()
+        self.run(x, labels, other.pieces)
+        np.copyto(other.total, self.total)
+        np.copyto(self.total, kept)
+
 
 _GRADIENTS, _ADAM = range(2)
-_RUNS_IN_THREADS = 2  # before processes are started for a program: most are run often, or hardly at all
+_RUNS_ALONE = 2  # before processes are started for a program: most are run often, or hardly at all
 _OPTIONS = ("step", "lr", "beta1", "beta2", "eps", "weight_decay", "decoupled")
 
 
@@ -451,9 +468,12 @@ class _Team:
     def begin(self, x: Array, labels: Array) -> bool:
         """Let the helpers compute the gradients of their shares; return False if there are no helpers."""
         self.runs += self.wanted
-        if self.runs <= _RUNS_IN_THREADS:
+        if self.coming or not self.wanted:
             return False
         if not self.helpers:
+            # Of memory that exists now, each process would come to have a copy of its own.
+            self.program.shares[0].tiles.clear()
+            release()
             self.helpers = [
                 processes.Helper(partial(self._work, number)) for number in range(1, len(self.program.shares))
             ]
@@ -463,6 +483,11 @@ class _Team:
         np.copyto(self.labels[self.rest], labels[self.rest])
         self._send(_GRADIENTS)
         return True
+
+    @property
+    def coming(self) -> bool:
+        """Whether there are no helpers yet, but soon will be."""
+        return self.wanted and self.runs <= _RUNS_ALONE
 
     def begin_adam(self, gradients: Array, options: dict[str, Any]) -> bool:
         """Let the helpers update their parts of the parameters; return False if they cannot."""

@@ -6,9 +6,9 @@ step of a small network has hundreds, this is a third of the time. So a `Helper`
 it will work on is there. What both sides read and write lies in memory that they share (`shared_array`), and they wait
 for each other by looking at a number in it.
 
-Whatever goes wrong in a helper (an exception, a floating point error that somebody wants to hear of, a process that was
-killed or does not answer) is answered by `wait()` with False: the caller then does that work itself, in its own process,
-and meets the same error as if there were no helpers.
+Whatever goes wrong in a helper (an exception, a floating point error that somebody wants to hear of, a process that
+was killed or does not answer) is answered by `wait()` with False: the caller then does that work itself, in its own
+process, and meets the same error as if there were no helpers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, NoReturn
 
 import numpy as np
@@ -35,7 +35,7 @@ __all__ = ["Helper", "available", "shared_array"]
 Work = Callable[[int], Any]
 
 IDLE_SECONDS = 1.0  # after which a helper ends
-_AWAKE_SECONDS = 0.002  # for which a helper without work looks out for more before it sleeps
+_AWAKE_SECONDS = 0.002  # for which each side looks out for the other before it sleeps
 _PATIENCE = 20.0  # seconds after which a helper that does not answer is given up
 _LOOKS = 2000  # at a number in memory, 0.1 ms, between two looks at the clock
 
@@ -88,8 +88,10 @@ class Helper:
         _helpers.add(self)
 
     def send(self, command: int) -> None:
-        """Let the helper begin with a command. Every command has to be waited for before the next."""
+        """Let the helper begin with a command."""
         numbers = self._numbers
+        if numbers[_DONE] != self._sent:
+            self.wait()  # whoever sent the command before was interrupted
         if numbers[_ASLEEP] == _GONE:
             self._start()
         self._sent += 1
@@ -113,9 +115,10 @@ class Helper:
             for _ in range(_LOOKS):
                 if numbers[_DONE] == sent:
                     return True
-            os.sched_yield()  # the helper may be waiting for this very processor
             now = monotonic()
             started = started or now
+            # The helper may be waiting for this very processor.
+            sleep(0 if now < started + _AWAKE_SECONDS else 2e-5)
             if now > started + _PATIENCE or (now > started + 0.05 and not any(map(_alive, self._processes))):
                 return bool(numbers[_DONE] == sent)
 
