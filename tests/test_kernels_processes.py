@@ -317,6 +317,39 @@ def test_an_interrupted_step_does_not_disturb_the_next(in_threads, monkeypatch):
     same(trained(program, parameters, 8, interrupt), in_threads)
 
 
+@pytest.mark.parametrize("failing", [1, 2])
+def test_without_processes_to_be_had_there_are_threads(in_threads, monkeypatch, failing):
+    calls = []
+
+    def fork():
+        calls.append(1)
+        if len(calls) >= failing:
+            raise BlockingIOError("no more processes")
+        return kept()
+
+    kept = os.fork
+    monkeypatch.setattr(os, "fork", fork)
+    parameters, program = program_on_fixed_numbers(threads=3)
+    same(trained(program, parameters, 8), in_threads)
+    assert len(calls) == failing
+    assert not program._team.helpers
+
+
+def test_a_helper_that_left_and_cannot_be_started_again_is_done_without(numbers, made, monkeypatch):
+    monkeypatch.setattr(processes, "IDLE_SECONDS", 0.01)
+    helper = made(lambda command: None)
+    assert gone(helper.process)
+    monkeypatch.setattr(os, "fork", lambda: (_ for _ in ()).throw(BlockingIOError("no more processes")))
+    assert not done(helper)
+    assert not helper.usable
+
+
+def test_processes_can_be_declined(in_threads):
+    parameters, program = program_on_fixed_numbers(threads=3, forking=False)
+    same(trained(program, parameters, 8), in_threads)
+    assert not program._team.helpers
+
+
 def test_a_program_that_is_dropped_ends_its_helpers():
     parameters, program = program_on_fixed_numbers(threads=2)
     trained(program, parameters, 4)

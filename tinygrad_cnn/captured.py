@@ -34,7 +34,12 @@ class NotCapturableError(Exception):
 
 
 def compile(
-    model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer, at_once: bool = False
+    model: Callable[..., Any],
+    loss: Callable[..., Any],
+    optimizer: Optimizer,
+    at_once: bool = False,
+    *,
+    processes: bool = True,
 ) -> CapturedStep:
     """Return a function `step(x, labels)` that trains `model` on one batch, replayed from the second call on.
 
@@ -56,6 +61,9 @@ def compile(
         optimizer: any; Adam and AdamW are updated in one pass over all parameters.
         at_once: replay the very call that was recorded too. Then all steps of a run are replays, and a run that was
             broken off and goes on in a new process rounds like one that was not; it costs one more forward pass.
+        processes: share the work with a helper process per further CPU (Linux on x86-64; threads elsewhere). They are
+            forked off at the third replay, run nothing but the recorded arithmetic, and end when there is none for a
+            second. With False there are threads instead. The results are the same to the last bit.
 
     >>> from tinygrad_cnn import nn, optim, rand, tensor
     >>> from tinygrad_cnn import compile
@@ -66,7 +74,7 @@ def compile(
     >>> losses[2] < losses[0], step.reason
     (True, None)
     """
-    return CapturedStep(model, loss, optimizer, at_once)
+    return CapturedStep(model, loss, optimizer, at_once, processes=processes)
 
 
 class CapturedStep:
@@ -79,12 +87,19 @@ class CapturedStep:
     """
 
     def __init__(
-        self, model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer, at_once: bool = False
+        self,
+        model: Callable[..., Any],
+        loss: Callable[..., Any],
+        optimizer: Optimizer,
+        at_once: bool = False,
+        *,
+        processes: bool = True,
     ) -> None:
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
         self.at_once = at_once
+        self.processes = processes
         self.reason: str | None = None
         self.replays = 0
         self.logits: Any = None
@@ -160,7 +175,7 @@ class CapturedStep:
         """Return the program for a recorded shape. It is made when first needed: then the recorded graph is gone."""
         program = self._programs[key]
         if program is None:
-            program = self._programs[key] = Program(chain.layers, chain.store, key[0][0])
+            program = self._programs[key] = Program(chain.layers, chain.store, key[0][0], forking=self.processes)
         self._programs.move_to_end(key)
         return program
 

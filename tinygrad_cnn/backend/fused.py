@@ -265,6 +265,7 @@ class Program:
         batch: how many samples a step has.
         tile: how many samples a thread works on at a time; default: `largest_tile()`.
         threads: at most this many; default: as many as the process may use.
+        forking: let helper processes do what threads would do, where they can be had (see `processes`).
 
     Attributes:
         logits: (N, classes), as the last run left them.
@@ -278,6 +279,7 @@ class Program:
         *,
         tile: int | None = None,
         threads: int | None = None,
+        forking: bool = True,
     ) -> None:
         tile = max(1, largest_tile(layers, parameters.dtype)) if tile is None else tile
         self.batch = batch
@@ -301,7 +303,7 @@ class Program:
             if pieces:
                 self.shares.append(_Share(self, pieces))
         self._crew = Crew()
-        self._team = _Team(self, layers[0])
+        self._team = _Team(self, layers[0], forking)
         weakref.finalize(self, self._team.stop)
 
     def _lay_out(self) -> None:
@@ -453,11 +455,11 @@ class _Team:
     Whoever begins something asks `left_undone()` afterwards: it waits, and names the shares that the caller must do.
     """
 
-    def __init__(self, program: Program, first: Convolution | Linear) -> None:
+    def __init__(self, program: Program, first: Convolution | Linear, wanted: bool) -> None:
         self.program = weakref.proxy(program)
         self.helpers: list[processes.Helper] = []
         self.runs = 0
-        self.wanted = processes.available() and len(program.shares) > 1
+        self.wanted = wanted and processes.available() and len(program.shares) > 1
         if self.wanted:
             shape = (first.channels[0], *first.size) if isinstance(first, Convolution) else (first.features[0],)
             self.rest = slice(program.shares[1].span.start, None)
@@ -470,19 +472,27 @@ class _Team:
         self.runs += self.wanted
         if self.coming or not self.wanted:
             return False
-        if not self.helpers:
-            # Of memory that exists now, each process would come to have a copy of its own.
-            self.program.shares[0].tiles.clear()
-            release()
-            self.helpers = [
-                processes.Helper(partial(self._work, number)) for number in range(1, len(self.program.shares))
-            ]
+        if not self.helpers and not self._started():
+            return False
         if not all(helper.usable for helper in self.helpers):
             return False
         np.copyto(self.x[self.rest], x[self.rest].reshape(self.x[self.rest].shape))
         np.copyto(self.labels[self.rest], labels[self.rest])
         self._send(_GRADIENTS)
         return True
+
+    def _started(self) -> bool:
+        """Start the helpers; return False if the system has no processes to give."""
+        # Of memory that exists now, each process would come to have a copy of its own.
+        self.program.shares[0].tiles.clear()
+        release()
+        try:
+            for number in range(1, len(self.program.shares)):
+                self.helpers.append(processes.Helper(partial(self._work, number)))
+        except OSError:
+            self.stop()
+            self.wanted = False
+        return self.wanted
 
     @property
     def coming(self) -> bool:

@@ -73,6 +73,9 @@ class Helper:
     Args:
         work: called in the helper with a number; it reads and writes arrays made by `shared_array()`. All else that it
             changes, it changes in a copy.
+
+    Raises:
+        OSError: the system does not start another process.
     """
 
     def __init__(self, work: Work) -> None:
@@ -93,7 +96,10 @@ class Helper:
         if numbers[_DONE] != self._sent:
             self.wait()  # whoever sent the command before was interrupted
         if numbers[_ASLEEP] == _GONE:
-            self._start()
+            try:
+                self._start()
+            except OSError:  # the system has no more processes to give
+                self._lost = True
         self._sent += 1
         numbers[_COMMAND] = command
         numbers[_ASKED] = self._sent
@@ -103,7 +109,7 @@ class Helper:
     def wait(self) -> bool:
         """Wait until the command is done; return False if it was not, or not without trouble."""
         numbers, sent = self._numbers, self._sent
-        if not self._answered(sent):
+        if self._lost or not self._answered(sent):
             self.stop()
             return False
         return not numbers[_FAILED]
