@@ -335,6 +335,7 @@ class Program:
             start += places.size
         self._source = np.concatenate(sources)
         self._matrices = aligned(start, self.dtype)
+        self._linear_start = start
         # Behind the matrices those of the linear layers, in the order of the parameters: then runs of them are one.
         self._linear_starts: dict[int, int] = {}
         self._runs: list[tuple[int, int, int]] = []  # (start here, start among the parameters, elements)
@@ -379,15 +380,25 @@ class Program:
                 self.shares[0].run(x, labels)
             else:
                 self._crew.run([partial(share.run, x, labels) for share in self.shares])
-        total = self.shares[0].total
-        for share in self.shares[1:]:
-            np.add(total, share.total, out=total)
+        self._add_up(gradients)
+        return float(self.losses.sum(dtype=np.float64)) / self.batch
+
+    def _add_up(self, gradients: Array) -> None:
+        """Add the gradients of all shares, and those of all copies of a weight."""
+        total, *others = (share.total for share in self.shares)
+        matrices = slice(self._linear_start)
+        for other in others:
+            np.add(total[matrices], other[matrices], out=total[matrices])
         for copies, scratch, start, end in self._folds:
             np.take(total, copies, out=scratch, mode="clip")
             np.add.reduce(scratch, axis=0, out=gradients[start:end])
         for source, start, size in self._runs:
-            np.copyto(gradients[start : start + size], total[source : source + size])
-        return float(self.losses.sum(dtype=np.float64)) / self.batch
+            here, there = slice(source, source + size), slice(start, start + size)
+            sum_of_first = total[here]
+            for other in others:
+                sum_of_first = np.add(sum_of_first, other[here], out=gradients[there])
+            if not others:
+                np.copyto(gradients[there], sum_of_first)
 
     def gather(self) -> None:
         """Make the matrices of all patches from the parameters."""
