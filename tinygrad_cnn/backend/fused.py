@@ -796,7 +796,7 @@ class _ConvolutionCalls:
         So each part is copied to where it belongs in rows of full width, zeros left and right of it, and whole rows,
         the outermost axis here, are added up.
         """
-        wh, ww, ph, pw = *parts.shape[:2], *parts.shape[5:7]
+        (wh, ww), (ph, pw) = parts.shape[:2], parts.shape[5:7]
         total = self.g_buffer.transpose(3, 0, 1, 2, 4, 5)
         calls: list[Call] = [partial(total[ph:].fill, 0)]
         for b in range(ww):

@@ -183,9 +183,9 @@ class Helper:
             signal.pthread_sigmask(signal.SIG_SETMASK, set())
             sys.settrace(None)
             sys.setprofile(None)
-            threading.settrace(None)  # type: ignore[arg-type]
+            threading.settrace(None)
             np.seterrcall(self._note)
-            np.seterr(**{kind: "ignore" if how == "ignore" else "call" for kind, how in self._floats.items()})  # type: ignore[arg-type]
+            np.seterr(**{kind: "ignore" if how == "ignore" else "call" for kind, how in self._floats.items()})
             self._serve(parent)
         finally:
             os._exit(0)
