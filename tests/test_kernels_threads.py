@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from tinygrad_cnn.backend import fused, threads, workspaces
+from tinygrad_cnn.backend import fused, patches, threads, tiles, workspaces
 from tinygrad_cnn.backend.fused import Convolution, Linear, Parameters, Program
 from tinygrad_cnn.backend.threads import Crew, cpus, single_threaded_blas
 
@@ -226,8 +226,8 @@ def outcome(batch, **options):
 @pytest.mark.parametrize("batch", [1, 2, 7, 20])
 @pytest.mark.parametrize("options", [{"tile": 1}, {"tile": 3, "threads": 2}, {"threads": 3}, {"tile": 5, "threads": 1}])
 def test_results_do_not_depend_on_tiles_or_threads(batch, options, monkeypatch):
-    monkeypatch.setattr(fused, "_NARROWEST", 1)
-    monkeypatch.setattr(fused, "_UNPACKED", 5000)
+    monkeypatch.setattr(tiles, "_NARROWEST", 1)
+    monkeypatch.setattr(tiles, "_UNPACKED", 5000)
     loss, gradients, logits = outcome(batch, **options)
     monkeypatch.undo()
     expected_loss, expected_gradients, expected_logits = outcome(batch, tile=batch, threads=1)
@@ -245,24 +245,24 @@ def test_two_runs_of_a_program_are_equal_to_the_last_bit():
 def test_buffers_stay_within_their_budget(monkeypatch):
     """The estimate behind the size of a tile is at least what the buffers of a tile take."""
     taken = []
-    real = fused.aligned
+    real = tiles.aligned
 
     def counting(shape, dtype):
         array = real(shape, dtype)
         taken.append(array.nbytes)
         return array
 
-    whole = fused.largest_tile(LAYERS, "float64")
-    assert whole == fused.TILE
+    whole = patches.largest_tile(LAYERS, "float64")
+    assert whole == patches.TILE
     for budget in (1 << 20, 1 << 18):
-        monkeypatch.setattr(fused, "BUDGET", budget)
-        tile = fused.largest_tile(LAYERS, "float64")
+        monkeypatch.setattr(patches, "BUDGET", budget)
+        tile = patches.largest_tile(LAYERS, "float64")
         assert 1 <= tile < whole
         program = Program(LAYERS, Parameters(SHAPES, "float64"), 1, threads=1)
         taken.clear()
-        monkeypatch.setattr(fused, "aligned", counting)
-        fused._Tile(program, tile, real(program.width, "float64"))
-        monkeypatch.setattr(fused, "aligned", real)
+        monkeypatch.setattr(tiles, "aligned", counting)
+        tiles.Tile(program, tile, real(program.width, "float64"))
+        monkeypatch.setattr(tiles, "aligned", real)
         assert sum(taken) < 1.5 * budget
 
 
@@ -272,11 +272,11 @@ def test_any_choice_of_patches_gives_the_same(monkeypatch):
     tried = 0
     for size in [(1, 1), (2, 2), (4, 1), (1, 2)]:
         for block, split in [(size, (1, 1)), ((1, 1), size)]:
-            first = fused._Patch(LAYERS[0], (1, 1), block, split)
-            second = fused._Patch(LAYERS[1], first.result_phases, (1, 1), (1, 1))
+            first = patches.Patch(LAYERS[0], (1, 1), block, split)
+            second = patches.Patch(LAYERS[1], first.result_phases, (1, 1), (1, 1))
             if not second.reads(first.result_phases):
                 continue
-            monkeypatch.setattr(fused, "_patches", lambda layers, chosen=(first, second): list(chosen))
+            monkeypatch.setattr(fused, "choose_patches", lambda layers, chosen=(first, second): list(chosen))
             loss, gradients, _ = outcome(6, tile=6, threads=1)
             assert loss == pytest.approx(expected[0], rel=1e-12)
             np.testing.assert_allclose(gradients, expected[1], rtol=1e-9, atol=1e-12)

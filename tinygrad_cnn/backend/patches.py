@@ -1,0 +1,166 @@
+"""How the convolutions of a fused program are cut into patches: see `fused` for what that is good for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+__all__ = ["SMALL_MATRIX", "Convolution", "Linear", "Patch", "choose_patches", "largest_tile"]
+
+Array = np.ndarray[Any, Any]
+Pair = tuple[int, int]
+
+TILE = 64  # samples a thread works on at a time, if their buffers fit into
+BUDGET = 64 << 20  # bytes per thread
+SMALL_MATRIX = 2048  # elements of a patch's matrix up to which products in small pieces are faster
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution, then perhaps ReLU, then perhaps a pool of 1 or 2 without overlap.
+
+    Attributes:
+        weight, bias: numbers of the parameters.
+        channels: (in, out).
+        size: height and width of the input.
+    """
+
+    weight: int
+    bias: int | None
+    channels: Pair
+    size: Pair
+    kernel: Pair
+    stride: Pair
+    padding: tuple[Pair, Pair]
+    dilation: Pair
+    relu: bool
+    pool: Pair
+
+    @property
+    def output(self) -> Pair:
+        """Height and width before the pool."""
+        rows, columns = (
+            (self.size[a] + sum(self.padding[a]) - self.dilation[a] * (self.kernel[a] - 1) - 1) // self.stride[a] + 1
+            for a in (0, 1)
+        )
+        return rows, columns
+
+    @property
+    def pooled(self) -> Pair:
+        """Height and width of the result."""
+        return self.output[0] // self.pool[0], self.output[1] // self.pool[1]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = x Wᵀ + b, then perhaps ReLU. `features` is (in, out)."""
+
+    weight: int
+    bias: int | None
+    features: Pair
+    relu: bool
+
+
+class Patch:
+    """How one convolution is cut into patches, and where its weight stands in the matrix of a patch.
+
+    Rows of that matrix are ordered (pool row, pool column, block row, block column, out channel), its columns
+    (⌊row / f⌋, ⌊column / f⌋, row mod f, column mod f, in channel) of the window, f the input's phases; then the bias.
+
+    Attributes:
+        phases: of the input.
+        block: pooled outputs per patch.
+        split: the positions of patches are sorted by (row mod split, column mod split). Block or split is (1, 1).
+        result_phases: their product, the phases of the result.
+    """
+
+    def __init__(self, layer: Convolution, phases: Pair, block: Pair, split: Pair) -> None:
+        self.layer = layer
+        self.phases = phases
+        self.block = block
+        self.split = split
+        self.result_phases = block[0] * split[0], block[1] * split[1]
+        self.patch = block[0] * layer.pool[0], block[1] * layer.pool[1]
+        self.step = self.patch[0] * layer.stride[0], self.patch[1] * layer.stride[1]
+        self.window = _windows(layer, self.patch)
+        self.positions = layer.pooled[0] // self.result_phases[0], layer.pooled[1] // self.result_phases[1]
+        self.rows = self.patch[0] * self.patch[1] * layer.channels[1]
+        self.inputs = self.window[0] * self.window[1] * layer.channels[0]
+        self.columns = self.inputs + (layer.bias is not None)
+
+    def reads(self, phases: Pair) -> bool:
+        """Return whether the input may come in these phases: each window then starts with the first."""
+        if any(map(any, self.layer.padding)):
+            return phases == (1, 1)
+        return all(self.step[a] % phases[a] == 0 and self.window[a] % phases[a] == 0 for a in (0, 1))
+
+    def places(self) -> Array:
+        """Return for every element of the patch's matrix which weight (then bias) stands there; −1 for a zero."""
+        layer = self.layer
+        (c, o), (kh, kw), (sh, sw), (dh, dw) = layer.channels, layer.kernel, layer.stride, layer.dilation
+        numbers = np.arange(o * c * kh * kw).reshape(o, c, kh, kw)
+        (ph, pw), (wh, ww), (fh, fw) = self.patch, self.window, self.phases
+        full = np.full((ph, pw, o, c, wh, ww), -1)
+        for i in range(ph):
+            for j in range(pw):
+                rows = slice(i * sh, i * sh + (kh - 1) * dh + 1, dh)
+                columns = slice(j * sw, j * sw + (kw - 1) * dw + 1, dw)
+                full[i, j, :, :, rows, columns] = numbers
+        split = full.reshape(
+            self.block[0], layer.pool[0], self.block[1], layer.pool[1], o, c, wh // fh, fh, ww // fw, fw
+        )
+        matrix = split.transpose(1, 3, 0, 2, 4, 6, 8, 7, 9, 5).reshape(self.rows, self.inputs)
+        if layer.bias is None:
+            return matrix
+        bias = np.tile(np.arange(o) + numbers.size, ph * pw)[:, None]
+        return np.concatenate([matrix, bias], axis=1)
+
+    @property
+    def cost(self) -> float:
+        """An estimate of the time: arithmetic, dearer for low matrices and for large, and the copying of columns."""
+        patches = math.prod(self.positions) * math.prod(self.split)
+        arithmetic = self.rows * self.inputs * (1 + 16 / self.rows) * (1 + 16 / self.inputs)
+        if self.rows * self.inputs <= SMALL_MATRIX:
+            arithmetic *= 0.6
+        return patches * (arithmetic + 30 * self.inputs)
+
+
+def _windows(layer: Convolution, patch: Pair) -> Pair:
+    """Return the height and width of what a patch of outputs sees."""
+    rows, columns = ((patch[a] - 1) * layer.stride[a] + layer.dilation[a] * (layer.kernel[a] - 1) + 1 for a in (0, 1))
+    return rows, columns
+
+
+def largest_tile(layers: Sequence[Convolution | Linear], dtype: Any) -> int:
+    """Return how many samples a thread works on at a time: 64, or as many as fit into its budget of memory; maybe 0."""
+    elements = 0
+    for number, patch in enumerate(choose_patches([layer for layer in layers if isinstance(layer, Convolution)])):
+        places = math.prod(patch.positions) * math.prod(patch.split)
+        elements += places * (patch.columns + 2 * patch.rows + (patch.inputs if number else 0))
+        elements += 2 * patch.layer.channels[0] * math.prod(patch.layer.size)
+    elements += 3 * sum(sum(layer.features) for layer in layers if isinstance(layer, Linear))
+    return int(min(TILE, BUDGET // (elements * np.dtype(dtype).itemsize)))
+
+
+def _divisors(n: int, limit: int = 8) -> list[int]:
+    return [d for d in range(1, min(n, limit) + 1) if n % d == 0]
+
+
+def choose_patches(layers: Sequence[Convolution]) -> list[Patch]:
+    """Choose the patches of successive convolutions, from the last to the first: the last result has no phases."""
+    found: list[Patch] = []
+    for layer in reversed(layers):
+        sizes = [(a, b) for a in _divisors(layer.pooled[0]) for b in _divisors(layer.pooled[1])]
+        choices = [Patch(layer, (1, 1), size, (1, 1)) for size in sizes]
+        choices += [Patch(layer, (1, 1), (1, 1), size) for size in sizes]
+        following = found[0] if found else None
+        fitting = [c for c in choices if (following.reads(c.result_phases) if following else c.result_phases == (1, 1))]
+        found.insert(0, min(fitting, key=lambda c: (c.cost, -math.prod(c.result_phases))))
+    for patch, following in pairwise(found):
+        following.phases = patch.result_phases
+    return found
