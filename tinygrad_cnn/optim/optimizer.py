@@ -323,7 +323,7 @@ class Optimizer:
         restored: dict[str, Any] = {"step": _whole(self._name, number, held["step"])}
         for name, like in fresh.items():
             array = place.asarray(to_host(held[name]))
-            if array.shape != like.shape or array.dtype.kind != "f":
+            if array.shape != like.shape or not is_float(array.dtype):
                 raise CheckpointError(
                     f"{self._name}: {name} of parameter {number} is {array.dtype} of shape {tuple(array.shape)}, "
                     f"expected {like.dtype} of shape {tuple(like.shape)}"
