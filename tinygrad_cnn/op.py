@@ -272,12 +272,13 @@ class Op:
         widest = max(deciding, key=lambda dtype: int(dtype.itemsize))
         if widest.itemsize == 2 and any(dtype != widest for dtype in deciding):
             widest = float32  # neither of float16 and bfloat16 holds the other
-        return [
-            a.astype(widest)
-            if is_array[i] and ((is_scalar[i] and is_float(a.dtype)) or (not constant[i] and a.dtype.kind in "iu"))
-            else a
-            for i, a in enumerate(arrays)
-        ]
+        with overflowing():
+            return [
+                a.astype(widest)
+                if is_array[i] and ((is_scalar[i] and is_float(a.dtype)) or (not constant[i] and a.dtype.kind in "iu"))
+                else a
+                for i, a in enumerate(arrays)
+            ]
 
     def _with_halves(self, xp: Any, arrays: list[Any], options: dict[str, Any]) -> Any:
         """Run forward where a float of 16 bits may be among the inputs: by default in float32, rounding once.

@@ -59,7 +59,7 @@ def bfloat16() -> Any:
 def is_float(dtype: Any) -> bool:
     """Return whether values of this type can carry a gradient."""
     found = np.dtype(dtype)
-    return bool(found.kind == "f" or found.name == "bfloat16")
+    return bool((found.kind == "f" and found.itemsize > 1) or found.name == "bfloat16")
 
 
 def is_half(dtype: Any) -> bool:
@@ -69,7 +69,7 @@ def is_half(dtype: Any) -> bool:
 
 def is_number(dtype: Any) -> bool:
     """Return whether a tensor can hold elements of this type: floats, whole numbers, booleans."""
-    return bool(dtype.kind in "fiub" or dtype.name == "bfloat16")
+    return bool(dtype.kind in "iub" or is_float(dtype))
 
 
 def finfo(dtype: Any) -> Any:
