@@ -226,10 +226,8 @@ def test_a_network_of_16_bits_runs_and_trains(half):
     assert {p.grad.dtype for p in model.parameters()} == {half}
 
 
-@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam"])
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax"])
 def test_an_update_of_16_bits_is_computed_in_float32_and_rounded_once(kind, half):
-    if not hasattr(optim, kind):
-        pytest.skip(f"there is no {kind}")
     start, slope = np.linspace(0.5, 2, 6).astype(half), np.geomspace(1e-5, 1, 6).astype(half)
     results = []
     for dtype in (half, np.float32):

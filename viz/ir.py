@@ -750,6 +750,8 @@ def option_text(option: Any) -> str:
         return f"[{inner}]" if isinstance(option, list) else f"({inner}{',' if len(option) == 1 else ''})"
     if isinstance(option, (set, frozenset)):
         return "{" + ", ".join(sorted(option_text(part) for part in option)) + "}"
+    if isinstance(option, np.dtype):
+        return str(option)
     if callable(option):
         return str(getattr(option, "__name__", type(option).__name__))
     text = repr(option)

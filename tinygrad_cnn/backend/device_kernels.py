@@ -2,8 +2,8 @@
 
 Same names and arguments as `numpy_kernels`. Arrays stay (N, C, H, W), the layout that GPU libraries are made for;
 convolution is columns and one matrix product per group. float16 and bfloat16 reach the convolutions as they are, and
-sums are kept in float32; the op that called rounds the result. Nothing here waits for the device: no value is looked at from
-the host, so that a whole step can be queued.
+sums are kept in float32; the op that called rounds the result. Nothing here waits for the device: no value is looked
+at from the host, so that a whole step can be queued.
 """
 
 from __future__ import annotations
