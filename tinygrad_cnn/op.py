@@ -208,7 +208,7 @@ class Op:
             for observer in observers:
                 observer.op_started(self, inputs, options)
         try:
-            if dtype is not None and (mixed or dtype.itemsize == 2):
+            if mixed or (dtype is not float32 and dtype is not None and dtype.itemsize == 2):
                 output = self._with_halves(xp, arrays, options)
             else:
                 output = self.forward(xp, *arrays, **options)
