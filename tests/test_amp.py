@@ -354,12 +354,20 @@ def test_a_captured_step_is_not_replayed_with_wrong_types():
         (("float32",), "'float16' or 'bfloat16'"),
         (("cuda",), "device"),
         (("int16",), "'float16' or"),
+        (("cpu",), "device 'cpu' is none"),
         ((3,), "no element"),
     ],
 )
 def test_autocast_refuses_other_types(arguments, message):
     with pytest.raises((OptionError, DTypeError), match=message):
         autocast(*arguments)
+
+
+def test_autocast_says_what_to_do_with_the_device_that_pytorch_asks_for():
+    with pytest.raises(OptionError, match=r"write autocast\('float16'\)"):
+        autocast(device_type="cuda", dtype="float16")
+    with pytest.raises(AttributeError, match=r"use tinygrad_cnn\.amp\.autocast"):
+        tg.autocast  # noqa: B018
 
 
 # Loss scaling ---------------------------------------------------------------------------------------------------------
@@ -491,6 +499,17 @@ def test_several_optimizers_are_judged_each_by_itself_and_the_scale_by_all():
         scaler.step(optimizer)
     scaler.update()
     assert (a.item(), b.item(), scaler.get_scale()) == (0.0, 1.0, 1.0)
+
+
+def test_clipping_lets_an_overflow_pass_on_to_the_scaler():
+    w = Tensor([3.0, 4.0], requires_grad=True)
+    sgd, scaler = optim.SGD([w], lr=1.0), GradScaler(init_scale=4.0)
+    scaler.scale((w.half() * 60000.0).float().sum()).backward()
+    scaler.unscale_(sgd)
+    nn.utils.clip_grad_norm_([w], 1.0)
+    scaler.step(sgd)
+    scaler.update()
+    assert (w.tolist(), scaler.get_scale()) == ([3.0, 4.0], 2.0)
 
 
 def test_gradients_can_be_clipped_between():

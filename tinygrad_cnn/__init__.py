@@ -74,6 +74,7 @@ def __getattr__(name: str) -> Any:
 
 # What to write for names that other libraries have at their top level.
 _INSTEAD = {
+    "autocast": "tinygrad_cnn.amp.autocast('float16')",
     "autograd": "tinygrad_cnn.grad(outputs, inputs)",
     "bool": "the dtype 'bool', or x.bool()",
     "cat": "tinygrad_cnn.ops.concatenate([a, b], axis=0)",
@@ -81,6 +82,7 @@ _INSTEAD = {
     "device": "tinygrad_cnn.Device('cpu')",
     "double": "tinygrad_cnn.float64",
     "float": "tinygrad_cnn.float32",
+    "half": "tinygrad_cnn.float16",
     "from_numpy": "tinygrad_cnn.tensor(array)",
     "inference_mode": "tinygrad_cnn.no_grad()",
     "int": "the dtype 'int32'",

@@ -51,11 +51,6 @@ class ScalerError(TinygradError, RuntimeError):
 
 
 def _low_type(dtype: Any) -> Any:
-    if isinstance(dtype, str) and dtype.partition(":")[0] in ("cuda", "cpu"):
-        raise OptionError(
-            f"autocast: the first argument is the type, got the device {dtype!r}; "
-            "casts happen where the tensors are: write autocast('float16') or autocast('bfloat16')"
-        )
     found = as_dtype(dtype)
     if not is_half(found):
         raise OptionError(f"autocast: dtype must be 'float16' or 'bfloat16', got {dtype!r}")
@@ -78,6 +73,7 @@ class autocast:  # noqa: N801 - PyTorch's name; used like a function
     Args:
         dtype: "float16" or "bfloat16" (extra `amp`).
         enabled: False casts nothing in the block, also within another autocast.
+        device_type: refused with a hint; PyTorch asks for it.
 
     Raises:
         OptionError: dtype is neither of the two.
@@ -93,7 +89,13 @@ class autocast:  # noqa: N801 - PyTorch's name; used like a function
     ('float16', 'float32', 'float32')
     """
 
-    def __init__(self, dtype: Any = "float16", enabled: bool = True) -> None:
+    def __init__(self, dtype: Any = "float16", enabled: bool = True, *, device_type: Any = None) -> None:
+        device = dtype if isinstance(dtype, str) and dtype.partition(":")[0] in ("cuda", "cpu") else device_type
+        if device is not None:
+            raise OptionError(
+                f"autocast: the type is the first argument, and the device {device!r} is none, since casts happen "
+                "where the tensors are: write autocast('float16') or autocast('bfloat16')"
+            )
         self.dtype = _low_type(dtype) if enabled else None
         self.enabled = bool(enabled)
         self._tokens: list[Token[Any]] = []
