@@ -1,6 +1,7 @@
 """float16 and bfloat16: every op computes in float32 and rounds once, forward and backward, and types are kept."""
 
 import math
+import subprocess
 import sys
 
 import numpy as np
@@ -284,6 +285,26 @@ def test_16_bits_survive_a_checkpoint(half, tmp_path):
     np.testing.assert_array_equal(fresh.weight.array, model.weight.array)
 
 
+def test_a_new_process_reads_bfloat16_or_names_the_remedy(tmp_path):
+    pytest.importorskip("ml_dtypes")
+    train.save_state_dict_file(tmp_path / "m.safetensors", {"w": tg.ones(2, dtype="bfloat16")})
+    train.save_checkpoint(tmp_path / "c.safetensors", {"w": tg.ones(2, dtype="bfloat16")})
+    code = (
+        "import sys; from tinygrad_cnn import train; assert 'ml_dtypes' not in sys.modules;"
+        "{}print(train.load_state_dict_file('m.safetensors')[0]['w'].dtype, "
+        "train.load_checkpoint('c.safetensors')['w'].dtype)"
+    )
+
+    def run(before):
+        return subprocess.run(
+            [sys.executable, "-c", code.format(before)], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    assert run("").stdout.split() == ["bfloat16", "bfloat16"]
+    missing = run("sys.modules['ml_dtypes'] = None;")
+    assert "MissingExtraError: bfloat16 needs the package ml_dtypes" in missing.stderr
+
+
 def test_an_anomaly_is_found_in_16_bits(half):
     from tinygrad_cnn.errors import AnomalyError
 
@@ -305,8 +326,6 @@ def test_without_ml_dtypes_bfloat16_names_the_remedy(monkeypatch):
 
 
 def test_importing_the_package_does_not_import_ml_dtypes():
-    import subprocess
-
     code = "import sys, tinygrad_cnn as t; t.ones(2).half() * 2.0; print('ml_dtypes' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
@@ -317,3 +336,18 @@ def test_other_types_of_ml_dtypes_are_refused():
         Tensor(np.ones(2, ml_dtypes.float8_e4m3fn))
     with pytest.raises(DTypeError, match="cannot hold"):
         tg.zeros(2, dtype=ml_dtypes.float8_e5m2)
+
+
+def test_the_gradient_checker_judges_16_bits_by_their_own_precision(half):
+    from tinygrad_cnn import gradcheck
+
+    rng = np.random.default_rng(0)
+    x, w = (Tensor(rng.normal(size=s).astype(half), requires_grad=True) for s in ((3, 4), (4, 2)))
+    report = gradcheck.gradcheck(lambda x, w: (x @ w).tanh().sum(), (x, w), seed=0)
+    assert report
+    assert f"{half.name} differs from float64" in str(report)
+
+    def halved(x, w):  # right in value, but half of the gradient of x is lost
+        return ((x * 0.5 + x.detach() * 0.5) @ w).tanh().sum()
+
+    assert not gradcheck.gradcheck(halved, (x, w), seed=0)

@@ -157,16 +157,16 @@ class Optimizer:
         In float16 an eps of 1e-8 would be 0, and so would be most squares of gradients before a root is taken.
         """
         if is_half(p.dtype):
-            wide = {name: value if name == "step" else widened(value) for name, value in state.items()}
+            wide = {name: widened(value) if hasattr(value, "dtype") else value for name, value in state.items()}
             wide_p = widened(p)
             self._advance(wide_p, widened(g), wide, group)
             with overflowing():
                 p[...] = wide_p
                 for name, value in wide.items():
-                    if name not in state:
-                        state[name] = value.astype(p.dtype)
-                    elif name != "step":
+                    if name in state and hasattr(value, "dtype"):
                         state[name][...] = value
+                    else:
+                        state[name] = value.astype(p.dtype) if hasattr(value, "dtype") else value
             return
         if group["maximize"]:
             g = -g
