@@ -85,6 +85,23 @@ def test_a_device_rounds_at_most_twice(op, arrays, options, half):
             assert_rounded_once(to_host(actual), exact, half)
 
 
+@pytest.mark.parametrize("name", sorted(PRODUCTS))
+def test_a_device_multiplies_no_stacks_of_16_bits(name, half, monkeypatch):
+    # CuPy takes bfloat16 for an integer type there.
+    seen = []
+
+    def matmul(self, a, b):
+        seen.append((max(a.ndim, b.ndim), a.dtype, b.dtype))
+        return standin.Array(np.matmul(a._held, b._held))
+
+    monkeypatch.setattr(standin.Module, "matmul", matmul, raising=False)
+    op = TABLE[name]
+    for arrays, options in op.samples(np.random.default_rng(0)):
+        op(*[standin.asarray(x) if isinstance(x, np.ndarray) else x for x in halved(arrays, half)], **options)
+    assert (2, half, half) in seen
+    assert all(dtypes == [np.float32, np.float32] for ndim, *dtypes in seen if ndim > 2)
+
+
 def over(value):
     if isinstance(value, np.ndarray):
         return standin.asarray(value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .basics import product
 from .dtypes import float32, is_half
 from .geometry import Padding, Pair, positions, window_padding
 
@@ -57,11 +58,8 @@ class DeviceKernels:
         return columns.reshape(groups, c // groups * count, n * output[0] * output[1])
 
     def _products(self, a: Any, b: Any) -> Any:
-        """Return the matrix product of each group.
-
-        Of two matrices of 16 bits cuBLAS adds up in float32, on tensor cores; of a stack of them CuPy makes float32.
-        """
-        return self.xp.matmul(a[0], b[0])[None] if len(a) == len(b) == 1 else self.xp.matmul(a, b)
+        """Return the matrix product of each group; that of a single group is a product of two matrices."""
+        return product(self.xp, a[0], b[0])[None] if len(a) == 1 else product(self.xp, a, b)
 
     def conv2d(
         self, x: Any, weight: Any, bias: Any = None, *, stride: Pair, padding: Padding, dilation: Pair, groups: int
