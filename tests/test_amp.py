@@ -201,6 +201,8 @@ def test_another_thread_is_not_concerned():
 def test_float64_and_plain_arrays_stay_what_they_are(low):
     with autocast(low):
         assert (Tensor(x34, dtype="float64") @ Tensor(w43, dtype="float64")).dtype.name == "float64"
+        mixed = Tensor(x34) @ Tensor(w43, dtype="float64")
+        np.testing.assert_array_equal(mixed.array, x34.astype(float) @ w43.astype(float))
         assert ops.matmul(x34, w43).dtype.name == "float32"
         assert ops.matmul(Tensor(x34), w43).dtype.name == low
 

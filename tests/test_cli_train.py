@@ -377,3 +377,10 @@ def test_bfloat16_without_its_package_ends_before_anything_is_written(folder, tm
     assert main(["train", "--data", str(folder), "--out", str(out), "--precision", "bfloat16"]) != 0
     assert "pip install" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_the_command_offers_the_precisions_of_fit():
+    from tinygrad_cnn.cli.training import PRECISIONS
+    from tinygrad_cnn.train import mixed
+
+    assert PRECISIONS == mixed.PRECISIONS

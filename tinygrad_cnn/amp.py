@@ -26,7 +26,7 @@ from functools import wraps
 from typing import Any
 
 from . import ops
-from .backend import as_dtype, device_of, float16, float32, is_float, is_half, namespace
+from .backend import as_dtype, device_of, float16, float32, float64, is_float, is_half, namespace
 from .errors import CheckpointError, DTypeError, OptionError, TinygradError
 from .graph import Traced, casting
 
@@ -63,7 +63,7 @@ class autocast:  # noqa: N801 - PyTorch's name; used like a function
     Products of matrices and convolutions (`LOW`) get their float32 inputs as `dtype` and add up in float32.
     Exponentials, logarithms, powers, sums, softmax, losses and layer normalisation (`FLOAT32`) get 16-bit inputs as
     float32. All other ops run in the type they are given, and where two types meet, in the wider one; max pooling and
-    ReLU thus stay in 16 bits. float64 is never touched.
+    ReLU thus stay in 16 bits. Ops with a float64 input are left alone.
 
     The casts are recorded ops, so gradients come back through them: a float32 parameter gets a float32 gradient. The
     backward pass runs in the types that were recorded, whether `backward()` is called inside of the block or, better
@@ -128,15 +128,18 @@ class autocast:  # noqa: N801 - PyTorch's name; used like a function
 
 
 def _in_type(inputs: tuple[Any, ...], dtype: Any) -> tuple[Any, ...]:
+    """Cast what is a float, unless all are plain arrays, or one is float64: then its precision is wanted."""
     if not any(isinstance(x, Traced) for x in inputs):
         return inputs
-    return tuple([ops.astype(x, dtype=dtype) if _castable(x, dtype) else x for x in inputs])
-
-
-def _castable(x: Any, dtype: Any) -> bool:
-    """Whether this is a float tensor or array of another type, and not of float64, which is never made narrower."""
-    found = getattr(x.array if isinstance(x, Traced) else x, "dtype", dtype)
-    return found != dtype and is_float(found) and found.itemsize <= 4
+    given = [getattr(x.array if isinstance(x, Traced) else x, "dtype", None) for x in inputs]
+    if any(held is not None and held == float64 for held in given):  # NumPy takes None for float64
+        return inputs
+    return tuple(
+        [
+            ops.astype(x, dtype=dtype) if held is not None and held != dtype and is_float(held) else x
+            for x, held in zip(inputs, given, strict=True)
+        ]
+    )
 
 
 # Loss scaling ---------------------------------------------------------------------------------------------------------

@@ -61,10 +61,10 @@ __all__ = [
 ]
 
 
-F = TypeVar("F", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _castable(function: F) -> F:
+def _castable(function: Function) -> Function:
     """Let `amp.autocast` choose the type of a function that consists of several ops, as it does for one op."""
 
     @wraps(function)
@@ -75,7 +75,7 @@ def _castable(function: F) -> F:
             args, kwargs = values[: len(args)], dict(zip(kwargs, values[len(args) :], strict=True))
         return function(*args, **kwargs)
 
-    return cast(F, called)
+    return cast(Function, called)
 
 
 def as_tensor(x: Any) -> Any:
