@@ -254,6 +254,19 @@ def test_the_backward_pass_runs_in_the_types_recorded_wherever_it_is_called(low)
         np.testing.assert_array_equal(a, b)
 
 
+def test_what_was_recorded_in_float32_is_differentiated_in_float32_within_a_block(low):
+    a, b = Tensor(x34, requires_grad=True), Tensor(w43, requires_grad=True)
+    y = (a @ b).exp().sum()
+    outside = tg.grad(y, [a, b], create_graph=True)
+    with autocast(low):
+        inside = tg.grad(y, [a, b], create_graph=True)
+        second = tg.grad(inside[0].sum(), b, retain_graph=True)
+    expected = tg.grad(outside[0].sum(), b)
+    for one, other in zip([*inside, *second], [*outside, *expected], strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_allclose(one.array, other.array, rtol=1e-6)
+
+
 def smooth():
     return nn.Sequential(
         nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2),

@@ -441,7 +441,7 @@ def test_mixed_precision_keeps_weights_in_float32_and_computes_in_the_low_type(l
 @pytest.mark.parametrize("stop", [1, 5, 9])
 def test_mixed_precision_resumes_to_the_same_weights(low, stop, tmp_path):
     straight = Setup()
-    expected = straight.fit(epochs=3, precision=low)
+    expected = straight.fit(epochs=3, checkpoint=tmp_path / "whole", precision=low)
     steps = iter(range(1, 1000))
     first = Setup()
     first.fit(epochs=3, checkpoint=tmp_path / "c", precision=low, should_stop=lambda: next(steps) >= stop)
@@ -449,6 +449,9 @@ def test_mixed_precision_resumes_to_the_same_weights(low, stop, tmp_path):
     second.loader = data.DataLoader(blobs(), 16, shuffle=True, seed=0)
     history = second.fit(epochs=3, checkpoint=tmp_path / "c", precision=low, resume=True)
     assert second.weights() == straight.weights()
+    ends = [train.load_checkpoint(tmp_path / name) for name in ("c", "whole")]
+    assert ends[0]["scaler"] == ends[1]["scaler"]
+    assert ends[0]["scaler"].get("_growth_tracker", 12) == 12
     assert [row.get("loss_scale") for row in history] == [row.get("loss_scale") for row in expected]
 
 
