@@ -173,7 +173,7 @@ class Module:
 
     def empty(self, shape, dtype=float):
         held = np.empty(shape, dtype)
-        held.fill(np.nan if held.dtype.kind == "f" else 97)
+        held.fill(np.nan if held.dtype.kind in "fV" else 97)
         return Array(held)
 
     @property

@@ -25,11 +25,12 @@ ALLOWED: dict[str, set[str]] = {
     "autodiff": {"graph", "op", "backend", "errors"},
     "ops": {"op", "graph", "backend", "errors"},
     "tensor": {"ops", "autodiff", "graph", "backend", "errors"},
+    "amp": {"ops", "graph", "backend", "errors"},
     "nn": _CORE,
     "optim": {"nn", "tensor", "graph", "backend", "errors"},
     "data": {"backend", "errors"},
     "models": _CORE | {"nn"},
-    "train": _NETWORKS | {"captured"},
+    "train": _NETWORKS | {"amp", "captured"},
     "captured": _CORE | {"nn", "optim"},
     "gradcheck": _NETWORKS | {"train"},
     "exercises": _NETWORKS | {"train", "gradcheck"},
@@ -201,7 +202,7 @@ def test_the_public_names_are_pinned():
 
     known = {name for name in tinygrad_cnn.__all__ if not name.startswith("_")}
     assert known >= PUBLIC
-    assert known - PUBLIC <= {"compile", "detect_anomaly", "profile"}
+    assert known - PUBLIC <= {"amp", "compile", "detect_anomaly", "profile"}
     for name in tinygrad_cnn.__all__:
         assert getattr(tinygrad_cnn, name) is not None
 

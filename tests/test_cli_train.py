@@ -345,3 +345,42 @@ def test_distorted_images_are_filled_with_the_background_of_the_normalisation(fo
         words = ["train", "--data", str(folder), "--model", "logistic", "--epochs", "1", "--augment", "1"]
         assert main([*words, "--no-pictures", "--normalise", name, "--out", str(tmp_path / name)]) == 0
     assert fills == pytest.approx([0, -0.1, -1])
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_mixed_precision_is_said_in_the_report_and_kept_in_the_run_folder(trained, capsys, precision):
+    if precision == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    run = trained("--precision", precision)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"mixed precision ({precision}{', scaled loss' if precision == 'float16' else ''})" in printed
+    assert options(run)["precision"] == precision
+    assert ("loss_scale" in rows(run)[0]) == (precision == "float16")
+    arrays, _ = train.load_state_dict_file(run / "model.safetensors")
+    assert {array.dtype.name for array in arrays.values()} == {"float32"}
+    assert main(["train", "--resume", str(run), "--no-pictures"]) == 0
+    assert main(["train", "--resume", str(run), "--precision", "float32"]) != 0
+    assert "precision" in capsys.readouterr().err
+
+
+def test_a_run_folder_from_before_there_was_a_choice_of_precision_resumes(trained):
+    run = trained()
+    stored = options(run)
+    assert stored.pop("precision") == "float32"
+    (run / "options.json").write_text(json.dumps(stored))
+    assert main(["train", "--resume", str(run), "--no-pictures"]) == 0
+
+
+def test_bfloat16_without_its_package_ends_before_anything_is_written(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(folder), "--out", str(out), "--precision", "bfloat16"]) != 0
+    assert "pip install" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_command_offers_the_precisions_of_fit():
+    from tinygrad_cnn.cli.training import PRECISIONS
+    from tinygrad_cnn.train import mixed
+
+    assert PRECISIONS == mixed.PRECISIONS

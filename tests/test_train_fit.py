@@ -412,3 +412,71 @@ def test_a_training_loop_written_for_pytorch_runs_with_other_imports():
             correct += (predicted == y).sum().item()
     assert total == 50
     assert correct > 45
+
+
+@pytest.fixture(params=["float16", "bfloat16"])
+def low(request):
+    if request.param == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    return request.param
+
+
+def test_mixed_precision_learns_as_float32_does(low):
+    histories = [Setup().fit(epochs=12, precision=precision) for precision in ("float32", low)]
+    losses = [history[-1]["val_loss"] for history in histories]
+    assert losses[1] == pytest.approx(losses[0], abs=0.1)
+    assert histories[1][-1]["val_accuracy"] > 0.9
+    assert ("loss_scale" in histories[1][0]) == (low == "float16")
+    assert "loss_scale" not in histories[0][0]
+
+
+def test_mixed_precision_keeps_weights_in_float32_and_computes_in_the_low_type(low):
+    setup, seen = Setup(), []
+    setup.model.register_forward_hook(lambda module, args, y: seen.append((module.training, y.dtype.name)))
+    setup.fit(epochs=1, precision=low)
+    assert set(seen) == {(True, low), (False, "float32")}
+    assert {tensor.dtype.name for _, tensor in setup.model.named_parameters()} == {"float32"}
+
+
+@pytest.mark.parametrize("stop", [1, 5, 9])
+def test_mixed_precision_resumes_to_the_same_weights(low, stop, tmp_path):
+    straight = Setup()
+    expected = straight.fit(epochs=3, checkpoint=tmp_path / "whole", precision=low)
+    steps = iter(range(1, 1000))
+    first = Setup()
+    first.fit(epochs=3, checkpoint=tmp_path / "c", precision=low, should_stop=lambda: next(steps) >= stop)
+    second = Setup(seed=5)
+    second.loader = data.DataLoader(blobs(), 16, shuffle=True, seed=0)
+    history = second.fit(epochs=3, checkpoint=tmp_path / "c", precision=low, resume=True)
+    assert second.weights() == straight.weights()
+    ends = [train.load_checkpoint(tmp_path / name) for name in ("c", "whole")]
+    assert ends[0]["scaler"] == ends[1]["scaler"]
+    assert ends[0]["scaler"].get("_growth_tracker", 12) == 12
+    assert [row.get("loss_scale") for row in history] == [row.get("loss_scale") for row in expected]
+
+
+def test_the_loss_scale_and_its_count_of_good_steps_are_in_the_checkpoint(tmp_path):
+    Setup().fit(epochs=2, checkpoint=tmp_path / "c", precision="float16")
+    state = train.load_checkpoint(tmp_path / "c")
+    assert state["precision"] == "float16"
+    assert state["scaler"]["scale"] == 65536.0
+    assert state["scaler"]["_growth_tracker"] == 8
+
+
+def test_a_run_is_not_resumed_in_another_precision(tmp_path):
+    Setup().fit(epochs=1, checkpoint=tmp_path / "c", precision="float16")
+    with pytest.raises(CheckpointError, match="started in float16 and is resumed in float32"):
+        Setup().fit(epochs=2, checkpoint=tmp_path / "c", resume=True)
+
+
+def test_a_checkpoint_from_before_there_was_a_choice_of_precision_resumes(tmp_path):
+    Setup().fit(epochs=1, checkpoint=tmp_path / "c")
+    state = train.load_checkpoint(tmp_path / "c")
+    del state["precision"], state["scaler"]
+    train.save_checkpoint(tmp_path / "c", state)
+    assert len(Setup().fit(epochs=2, checkpoint=tmp_path / "c", resume=True)) == 2
+
+
+def test_another_precision_is_refused():
+    with pytest.raises(OptionError, match="precision must be one of float32, float16, bfloat16, got 'float64'"):
+        Setup().fit(epochs=1, precision="float64")

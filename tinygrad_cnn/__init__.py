@@ -8,11 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .backend import Device, float16, float32, float64, manual_seed, use_device
+from .backend.dtypes import bfloat16 as _bfloat16
 from .graph import enable_grad, no_grad
 from .tensor import Tensor, arange, eye, from_dlpack, full, grad, ones, rand, randn, tensor, zeros
 
 if TYPE_CHECKING:
-    from . import autodiff, data, errors, exercises, gradcheck, models, nn, ops, optim, train, viz
+    from . import amp, autodiff, data, errors, exercises, gradcheck, models, nn, ops, optim, train, viz
     from .anomaly import detect_anomaly
     from .captured import compile
     from .profiler import profile
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Device",
     "Tensor",
+    "amp",
     "arange",
     "autodiff",
     "compile",
@@ -55,7 +57,7 @@ __all__ = [
     "zeros",
 ]
 
-_PARTS = frozenset({"data", "exercises", "gradcheck", "models", "nn", "optim", "train", "viz"})
+_PARTS = frozenset({"amp", "data", "exercises", "gradcheck", "models", "nn", "optim", "train", "viz"})
 # Functions that live in a module of their own, which is imported when they are first asked for.
 _LAZY: dict[str, str] = {"compile": "captured", "detect_anomaly": "anomaly", "profile": "profiler"}
 
@@ -63,6 +65,8 @@ _LAZY: dict[str, str] = {"compile": "captured", "detect_anomaly": "anomaly", "pr
 def __getattr__(name: str) -> Any:
     if name in _PARTS:
         return import_module(f"{__name__}.{name}")
+    if name == "bfloat16":  # a type of ml_dtypes, which need not be there
+        return _bfloat16()
     if name in _LAZY:
         return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_hint(name)}")
@@ -70,6 +74,7 @@ def __getattr__(name: str) -> Any:
 
 # What to write for names that other libraries have at their top level.
 _INSTEAD = {
+    "autocast": "tinygrad_cnn.amp.autocast('float16')",
     "autograd": "tinygrad_cnn.grad(outputs, inputs)",
     "bool": "the dtype 'bool', or x.bool()",
     "cat": "tinygrad_cnn.ops.concatenate([a, b], axis=0)",
@@ -77,6 +82,7 @@ _INSTEAD = {
     "device": "tinygrad_cnn.Device('cpu')",
     "double": "tinygrad_cnn.float64",
     "float": "tinygrad_cnn.float32",
+    "half": "tinygrad_cnn.float16",
     "from_numpy": "tinygrad_cnn.tensor(array)",
     "inference_mode": "tinygrad_cnn.no_grad()",
     "int": "the dtype 'int32'",

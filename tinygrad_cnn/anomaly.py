@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .backend import Device, namespace
+from .backend import Device, is_float, namespace
 from .errors import AnomalyError
 from .graph import Node, Observer, Scope, Traced, observing, state
 
@@ -114,7 +114,7 @@ def _named(op: Any, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
 
 def _not_finite(array: Any) -> str | None:
     """Say what an array holds that is no finite number, and how often; None if there is nothing."""
-    if isinstance(array, (int, bool)) or array is None or getattr(array, "dtype", float) not in _floats():
+    if isinstance(array, (int, bool)) or array is None or not is_float(getattr(array, "dtype", float)):
         return None
     xp = namespace(array)
     array = xp.asarray(array)
@@ -127,16 +127,12 @@ def _not_finite(array: Any) -> str | None:
     return f"{' and '.join(kinds)} in {count} of {array.size} elements"
 
 
-def _floats() -> tuple[Any, ...]:
-    return (float, "float16", "float32", "float64")
-
-
 def _described(array: Any) -> str:
     """Describe an input in a few words."""
     if not hasattr(array, "dtype"):
         return repr(array)
     kind = f"{tuple(array.shape)} {array.dtype}"
-    if not array.size or array.dtype.kind not in "fiu":
+    if not array.size or array.dtype.kind == "b":
         return kind
     return f"{kind} from {array.min().item():.4g} to {array.max().item():.4g}"
 

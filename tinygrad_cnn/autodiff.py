@@ -123,7 +123,7 @@ def _walk(
     observers = state.observers
     for observer in observers:
         observer.backward_started(nodes, table)
-    with graph.recording(create_graph):
+    with graph.recording(create_graph), graph.as_recorded():
         nodes.reverse()
         while nodes:  # popped one by one, so that a freed node's arrays are gone before the next rule runs
             node = nodes.pop()
@@ -149,6 +149,11 @@ def _walk(
             if create_graph:
                 values: Any = inputs
                 y = made(output, node, index)
+            elif g.dtype.itemsize == 2:
+                # Floats of 16 bits pass through the ops, which compute in float32 and round once; the operators of
+                # plain arrays would round each step of a rule and its numbers (a factor of 1e-8 would be 0).
+                values = [made(x.array) if isinstance(x, Traced) else x for x in inputs]
+                g, y = made(g), made(output)
             else:
                 values = []
                 for x in inputs:
@@ -176,6 +181,8 @@ def _walk(
                     continue
                 array = x.array
                 raw = gx.array if isinstance(gx, Traced) else gx
+                if not create_graph:
+                    gx = raw
                 if raw.__class__ not in namespaces:  # NumPy's arithmetic returns scalars where an array has no axes
                     gx = raw = namespace(array).asarray(raw)
                 if raw.shape != array.shape:
@@ -189,7 +196,10 @@ def _walk(
                 if raw.dtype is not array.dtype and raw.dtype != array.dtype:
                     gx = TABLE["astype"](gx, dtype=array.dtype)
                 total = table.get(target)
-                total = gx if total is None else total + gx
+                if total is None:
+                    total = gx
+                else:
+                    total = TABLE["add"](total, gx) if array.dtype.itemsize == 2 else total + gx
                 if total.__class__ not in namespaces and not isinstance(total, Traced):
                     total = namespace(array).asarray(total)
                 table[target] = total

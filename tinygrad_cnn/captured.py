@@ -17,7 +17,7 @@ from typing import Any
 from .backend import device_of, float32, float64
 from .backend.exposure import is_exposed
 from .backend.fused import Convolution, Linear, Parameters, Program, largest_tile
-from .graph import Node, Observer, Scope, Traced, is_recording, next_index, nodes_from, observing, state
+from .graph import Node, Observer, Scope, Traced, casting, is_recording, next_index, nodes_from, observing, state
 from .nn import CrossEntropyLoss, Module
 from .nn.functional import cross_entropy
 from .optim import Adam, AdamW, Optimizer
@@ -201,6 +201,8 @@ def _unsuitable(x: Any, targets: Any) -> str | None:
         return "the run is being observed"
     if not is_recording():
         return "recording is off (no_grad)"
+    if casting.get() is not None:
+        return "autocast chooses the types of ops, and replay computes in that of x"
     if device_of(x.array).kind != "cpu":
         return f"x is on {device_of(x.array)}, and replay is for the CPU"
     if x.requires_grad:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import count
 from typing import Any, ClassVar
 
@@ -18,6 +19,8 @@ __all__ = [
     "Observer",
     "Scope",
     "Traced",
+    "as_recorded",
+    "casting",
     "enable_grad",
     "entered",
     "is_recording",
@@ -178,6 +181,21 @@ class _State(threading.local):
 
 
 state = _State()
+
+# Under `amp.autocast`, what brings the inputs of an op into the type it is to run in: `cast(name, inputs) -> inputs`.
+casting: ContextVar[Callable[[str, tuple[Any, ...]], tuple[Any, ...]] | None] = ContextVar(
+    "tinygrad_cnn_casting", default=None
+)
+
+
+@contextmanager
+def as_recorded() -> Iterator[None]:
+    """Cast nothing in this block: the backward pass runs in the types that the forward pass has recorded."""
+    token = casting.set(None)
+    try:
+        yield
+    finally:
+        casting.reset(token)
 
 
 def is_recording() -> bool:

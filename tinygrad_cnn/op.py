@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from inspect import Parameter, Signature, signature
 from typing import Any
 
-from .backend import default_float, device_of
+from .backend import default_float, device_of, float32, is_float, is_half, is_number, overflowing, widened
 from .backend.device import namespaces
 from .backend.exposure import exposed, seal
 from .errors import DeviceError, DTypeError, TinygradError
-from .graph import Node, Traced, next_index, state
+from .graph import Node, Traced, casting, next_index, state
 
 __all__ = ["TABLE", "Op", "op"]
 
@@ -26,6 +26,8 @@ ErrorSample = tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]
 
 _NUMPY = namespaces[next(iter(namespaces))]
 _WEAK = (float, int, bool, type(None))
+_FLOATS = "fV"  # kinds of the results that can carry a gradient; of kind V there is only bfloat16
+_EXACT = 256  # whole numbers up to here are floats of 16 bits, both kinds
 
 
 class Op:
@@ -46,6 +48,9 @@ class Op:
         shape: `shape(*input_shapes, **options)` -> output shape; raises `ShapeError` or `OptionError`.
         flops: `flops(output_shape, *input_shapes, **options)` -> number of floating point operations.
         broadcasts: whether inputs are broadcast against each other; the walk then sums their gradients back.
+        halves: what forward does with float16 and bfloat16. "widen": it gets them as float32, and the result is rounded
+            once. "keep": it gets them as they are, since it moves them or rounds once by itself. "product": as "keep"
+            on devices whose matrix products add up in float32, as "widen" on the CPU.
         switches: `switches(xp, y, *arrays, **options)` -> integer array that says on which smooth piece of the
             function the inputs are (signs of a relu, positions of maxima); None for smooth ops.
         family, source: for the documentation table.
@@ -86,6 +91,7 @@ class Op:
         self.source = source
         self.constants = constants
         self.broadcasts = broadcasts
+        self.halves = "widen"
         self.vjps: dict[str, Rule] = {}
         self.texts: dict[str, str] = {}
         self.rules: tuple[Rule | None, ...] = (None,) * len(self.inputs)
@@ -163,6 +169,9 @@ class Op:
             if self.usual is None:
                 self.usual = self.complete(options)
             options = self.usual.copy()
+        cast = casting.get()
+        if cast is not None:
+            inputs = cast(self.name, inputs)
         traced = xp = dtype = None
         requires_grad = mixed = replaced = foreign = False
         arrays = []
@@ -199,7 +208,10 @@ class Op:
             for observer in observers:
                 observer.op_started(self, inputs, options)
         try:
-            output = self.forward(xp, *arrays, **options)
+            if mixed or (dtype is not float32 and dtype is not None and dtype.itemsize == 2):
+                output = self._with_halves(xp, arrays, options)
+            else:
+                output = self.forward(xp, *arrays, **options)
         except TinygradError:
             raise
         except Exception as error:
@@ -209,14 +221,14 @@ class Op:
             output = xp.asarray(output)  # NumPy's arithmetic returns scalars where an array has no axes
         if traced is None:
             result = output
-        elif requires_grad and state.recording and output.dtype.kind == "f" and self._passes_gradient(inputs):
+        elif requires_grad and state.recording and output.dtype.kind in _FLOATS and self._passes_gradient(inputs):
             index = next_index()
             node = Node(self, inputs, options, output, index, state.scope)
             if exposed or foreign:
                 node.seals = _seals(inputs, output)
             result = traced.result_type.made(output, node, index)
         else:
-            if dtype is not None and dtype.kind != "f" and output.dtype.kind == "f":
+            if dtype is not None and dtype.kind in "iub" and output.dtype.kind == "f":
                 output = self._default_float(inputs, output)
             result = traced.result_type.made(output)
         if observers:
@@ -224,39 +236,74 @@ class Op:
                 observer.op_finished(self, inputs, options, output, result)
         return result
 
+    def _is_constant(self, position: int) -> bool:
+        return self.inputs[min(position, len(self.inputs) - 1)] in self.constants
+
+    def _deciding(self, arrays: list[Any], count: list[bool]) -> list[Any]:
+        """Return the float types that decide about that of the result: those of constants only if there are no others.
+
+        Args:
+            arrays: the inputs.
+            count: which of them are arrays that have a say.
+        """
+        floats: dict[bool, list[Any]] = {True: [], False: []}
+        for i, (a, counts) in enumerate(zip(arrays, count, strict=True)):
+            if counts and is_float(a.dtype):
+                floats[self._is_constant(i)].append(a.dtype)
+        return floats[False] or floats[True]
+
     def _one_float_type(self, inputs: tuple[Any, ...], arrays: list[Any]) -> list[Any]:
         """Let floats decide the type: NumPy would make float64 of float32 and a whole number, or a NumPy scalar.
 
         Arrays of whole numbers, and NumPy scalars of any type, take the widest float type of the arrays they meet.
         Inputs through which no gradient flows (conditions, labels, masks) stay as they are.
         """
-        names = self.inputs if not self.variadic else self.inputs + self.inputs[-1:] * len(arrays)
-        if len(arrays) > len(names):
+        if len(arrays) > len(self.inputs) and not self.variadic:
             return arrays  # too many inputs: forward will say so
-        constant = [name in self.constants for name in names[: len(arrays)]]
         is_array = [a.__class__ in namespaces for a in arrays]
         is_scalar = [not isinstance(x, Traced) and x.__class__ not in namespaces for x in inputs]
-        floats: dict[bool, list[Any]] = {True: [], False: []}
-        for i, a in enumerate(arrays):
-            if is_array[i] and a.dtype.kind not in "fiub":
+        for a, known in zip(arrays, is_array, strict=True):
+            if known and not is_number(a.dtype):
                 raise DTypeError(f"{self.name}: cannot compute with elements of type {a.dtype}")
-            if is_array[i] and a.dtype.kind == "f" and not is_scalar[i]:
-                floats[constant[i]].append(a.dtype)
-        deciding = floats[False] or floats[True]
+        deciding = self._deciding(arrays, [a and not s for a, s in zip(is_array, is_scalar, strict=True)])
         if not deciding:
             return arrays
+        constant = [self._is_constant(i) for i in range(len(arrays))]
         widest = max(deciding, key=lambda dtype: int(dtype.itemsize))
-        return [
-            a.astype(widest)
-            if is_array[i] and ((is_scalar[i] and a.dtype.kind == "f") or (not constant[i] and a.dtype.kind in "iu"))
-            else a
-            for i, a in enumerate(arrays)
-        ]
+        if widest.itemsize == 2 and any(dtype != widest for dtype in deciding):
+            widest = float32  # neither of float16 and bfloat16 holds the other
+        with overflowing():
+            return [
+                a.astype(widest)
+                if is_array[i] and ((is_scalar[i] and is_float(a.dtype)) or (not constant[i] and a.dtype.kind in "iu"))
+                else a
+                for i, a in enumerate(arrays)
+            ]
+
+    def _with_halves(self, xp: Any, arrays: list[Any], options: dict[str, Any]) -> Any:
+        """Run forward where a float of 16 bits may be among the inputs: by default in float32, rounding once.
+
+        NumPy has no products of bfloat16, makes float32 of bfloat16 and a Python float, rounds Python floats to
+        float16 before it multiplies with them, and rounds every step of a longer computation.
+        """
+        is_array = [a.__class__ in namespaces for a in arrays]
+        deciding = set(self._deciding(arrays, is_array))
+        halves = {a.dtype for a, known in zip(arrays, is_array, strict=True) if known and is_half(a.dtype)}
+        if not halves:
+            return self.forward(xp, *arrays, **options)
+        kept = self.halves == "keep" or (self.halves == "product" and xp is not _NUMPY)
+        inexact = any(a.__class__ is float or (a.__class__ is int and not -_EXACT <= a <= _EXACT) for a in arrays)
+        if not kept or len(halves) > 1 or inexact:
+            arrays = [widened(a) if known else a for a, known in zip(arrays, is_array, strict=True)]
+        with overflowing():
+            output = self.forward(xp, *arrays, **options)
+            narrow = len(deciding) == 1 and deciding <= halves and "dtype" not in self.option_names
+            return output.astype(deciding.pop()) if narrow and is_float(output.dtype) else output
 
     def _default_float(self, inputs: tuple[Any, ...], output: Any) -> Any:
         """Let tensors of whole numbers become float32, as Python floats do; NumPy would make float64 of them."""
         types = [getattr(x.array if isinstance(x, Traced) else x, "dtype", None) for x in inputs]
-        if "dtype" in self.option_names or any(t is not None and t.kind == "f" for t in types):
+        if "dtype" in self.option_names or any(t is not None and is_float(t) for t in types):
             return output
         return output.astype(default_float, copy=False)
 
@@ -289,7 +336,7 @@ def _seals(inputs: tuple[Any, ...], output: Any) -> tuple[int | None, ...] | Non
 def _plain(op: Op, x: Any, inputs: tuple[Any, ...]) -> Any:
     """Bring an input that is neither tensor, array nor Python number into the form of an array."""
     array = _NUMPY.asarray(x)
-    if array.dtype.kind not in "fiub":
+    if not is_number(array.dtype):
         raise DTypeError(
             f"{op.name}: cannot compute with {type(x).__name__} {x!r:.60}; give a tensor, an array or a number"
         )

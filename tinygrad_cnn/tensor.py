@@ -19,6 +19,7 @@ from .backend import (
     generator,
     int64,
     is_float,
+    is_number,
     namespace,
     to_host,
 )
@@ -89,10 +90,10 @@ def _as_array(data: Any, dtype: Any, device: Device | None) -> Any:
         array = device.asarray(data)
     except (ValueError, TypeError) as error:
         raise DTypeError(f"cannot make a tensor of {type(data).__name__}: {error}") from error
-    if array.dtype.kind not in "fiub":
+    if not is_number(array.dtype):
         raise DTypeError(
             f"cannot make a tensor of {type(data).__name__} with element type {array.dtype}; "
-            "element types are float16, float32, float64, integers and bool"
+            "element types are float16, bfloat16, float32, float64, integers and bool"
         )
     if dtype is None:
         dtype = default_float if array.dtype.kind == "f" and not known else array.dtype
@@ -142,7 +143,7 @@ class Tensor(Traced):
     Args:
         data: numbers, nested lists of them, an array or a tensor. It is always copied: a later write to `data` changes
             nothing here. Python floats become float32, arrays keep their type.
-        dtype: element type: float16, float32, float64, an integer type or bool.
+        dtype: element type: float16, bfloat16 (extra `amp`), float32, float64, an integer type or bool.
         device: "cpu", "cuda", "cuda:1" or a `Device`. Default: where `data` is, or `use_device()`.
         requires_grad: record what is computed from this tensor, so that `backward()` can fill in `grad`.
         name: a name for pictures and messages.
@@ -479,6 +480,14 @@ class Tensor(Traced):
     def float(self) -> Tensor:
         """Return the tensor as float32."""
         return self.to(dtype=float32)
+
+    def half(self) -> Tensor:
+        """Return the tensor as float16."""
+        return self.to(dtype="float16")
+
+    def bfloat16(self) -> Tensor:
+        """Return the tensor as bfloat16 (extra `amp`)."""
+        return self.to(dtype="bfloat16")
 
     def double(self) -> Tensor:
         """Return the tensor as float64."""
@@ -1152,7 +1161,7 @@ def from_dlpack(other: Any) -> Tensor:
     kind, _ = other.__dlpack_device__()
     place = Device("cpu") if kind == 1 else Device("cuda")
     array = place.xp.from_dlpack(other)
-    if array.dtype.kind not in "fiub":
+    if not is_number(array.dtype):
         raise DTypeError(f"cannot make a tensor with element type {array.dtype}")
     result: Tensor = Tensor.made(array)
     expose(result.array, graph.next_index())

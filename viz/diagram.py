@@ -568,7 +568,9 @@ class _Chooser:
         if value.name:
             box.lines.append(clip(value.name))
         if value.dtype:
-            box.lines.append(shape_text(value.shape))
+            given = {self.values[x.value].dtype for x in first.inputs if x.value is not None}
+            changed = given and value.dtype not in given  # a conversion, a comparison: there the type is news
+            box.lines.append(f"{shape_text(value.shape)} {value.dtype}" if changed else shape_text(value.shape))
         literals = [f"{x.name} = {clip(x.literal, 16)}" for x in first.inputs if x.literal not in (None, "None")]
         if literals:
             box.lines.append(clip(", ".join(literals)))

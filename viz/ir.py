@@ -628,7 +628,7 @@ def stats(array: Any, *, maps: bool = False, filters: bool = False, elements: in
         return result
     if x.size <= max(elements, FULL_VALUES):
         # The shortest text of a float32 is read back as the nearest double: 0.1 stays 0.1.
-        short = x.dtype.kind == "f" and x.size <= FULL_VALUES
+        short = x.dtype.kind in "fV" and x.size <= FULL_VALUES
         result.values = [float(str(v)) for v in x.ravel()] if short else x.ravel().tolist()
     flat = x.ravel()
     result.zeros = _short(1.0 - np.count_nonzero(flat) / flat.size)
@@ -750,6 +750,8 @@ def option_text(option: Any) -> str:
         return f"[{inner}]" if isinstance(option, list) else f"({inner}{',' if len(option) == 1 else ''})"
     if isinstance(option, (set, frozenset)):
         return "{" + ", ".join(sorted(option_text(part) for part in option)) + "}"
+    if isinstance(option, np.dtype):
+        return str(option)
     if callable(option):
         return str(getattr(option, "__name__", type(option).__name__))
     text = repr(option)

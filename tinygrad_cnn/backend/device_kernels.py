@@ -1,8 +1,9 @@
 """The table of kernels for array libraries other than NumPy, written with nothing but the array module.
 
 Same names and arguments as `numpy_kernels`. Arrays stay (N, C, H, W), the layout that GPU libraries are made for;
-convolution is columns and one matrix product per group. Nothing here waits for the device: no value is looked at from
-the host, so that a whole step can be queued.
+convolution is columns and one matrix product per group. float16 and bfloat16 reach the convolutions as they are, and
+sums are kept in float32; the op that called rounds the result. Nothing here waits for the device: no value is looked
+at from the host, so that a whole step can be queued.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .basics import product
+from .dtypes import float32, is_half
 from .geometry import Padding, Pair, positions, window_padding
 
 __all__ = ["DeviceKernels"]
@@ -54,6 +57,10 @@ class DeviceKernels:
             columns[:, k] = p[tap].transpose(1, 0, 2, 3)
         return columns.reshape(groups, c // groups * count, n * output[0] * output[1])
 
+    def _products(self, a: Any, b: Any) -> Any:
+        """Return the matrix product of each group; that of a single group is a product of two matrices."""
+        return product(self.xp, a[0], b[0])[None] if len(a) == 1 else product(self.xp, a, b)
+
     def conv2d(
         self, x: Any, weight: Any, bias: Any = None, *, stride: Pair, padding: Padding, dilation: Pair, groups: int
     ) -> Any:
@@ -65,7 +72,7 @@ class DeviceKernels:
             positions(w, padding[1], kw, stride[1], dilation[1]),
         )
         columns = self._columns(x, (kh, kw), stride, padding, dilation, groups, output)
-        y = self.xp.matmul(weight.reshape(groups, o // groups, -1), columns)
+        y = self._products(weight.reshape(groups, o // groups, -1), columns)
         y = y.reshape(o, n, *output).transpose(1, 0, 2, 3)
         return y if bias is None else y + bias.reshape(1, -1, 1, 1)
 
@@ -78,10 +85,9 @@ class DeviceKernels:
         (top, bottom), (left, right) = padding
         w2 = weight.reshape(groups, o // groups, -1).transpose(0, 2, 1)
         flat = g.transpose(1, 0, 2, 3).reshape(groups, o // groups, n * oh * ow)
-        columns = self.xp.matmul(w2, flat).reshape(per_group * groups, kh * kw, n, oh, ow)
-        image = self.xp.zeros(
-            (per_group * groups, n, top + size[0] + bottom, left + size[1] + right), dtype=columns.dtype
-        )
+        columns = self._products(w2, flat).reshape(per_group * groups, kh * kw, n, oh, ow)
+        sums = float32 if is_half(columns.dtype) else columns.dtype
+        image = self.xp.zeros((per_group * groups, n, top + size[0] + bottom, left + size[1] + right), dtype=sums)
         for k, tap in _taps((kh, kw), stride, dilation, (oh, ow)):
             image[tap] += columns[:, k]
         return image[:, :, top : top + size[0], left : left + size[1]].transpose(1, 0, 2, 3)
@@ -93,7 +99,7 @@ class DeviceKernels:
         n, o, oh, ow = g.shape
         columns = self._columns(x, kernel, stride, padding, dilation, groups, (oh, ow))
         flat = g.transpose(1, 0, 2, 3).reshape(groups, o // groups, n * oh * ow)
-        gw = self.xp.matmul(flat, columns.transpose(0, 2, 1))
+        gw = self._products(flat, columns.transpose(0, 2, 1))
         return gw.reshape(o, x.shape[1] // groups, *kernel)
 
     # Choosing

@@ -18,6 +18,7 @@ EXTRAS = {
     "matplotlib": "curves (plot)",
     "pillow": "predict, pictures (plot)",
     "graphviz": "graph layout (graph)",
+    "ml_dtypes": "bfloat16 (amp)",
     "cupy-cuda13x": "NVIDIA GPU (cuda13)",
     "cupy-cuda12x": "NVIDIA GPU (cuda12)",
     "torch": "comparisons (bench)",

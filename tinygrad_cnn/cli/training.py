@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..backend import Device, manual_seed, use_device
+from ..backend import Device, as_dtype, manual_seed, use_device
 from ..data.normalise import NORMALISATIONS
 from ..errors import CheckpointError, MissingExtraError, OptionError
 from ..files import write_text
@@ -26,6 +26,7 @@ N = TypeVar("N", int, float)
 
 OPTIMIZERS = {"adam": 2e-3, "adamw": 2e-3, "sgd": 5e-2, "rmsprop": 1e-3, "adagrad": 2e-2, "adadelta": 1.0}
 SCHEDULES = ("constant", "cosine", "onecycle")
+PRECISIONS = ("float32", "float16", "bfloat16")  # those of train.fit, which is imported later
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Options:
     normalise: str = "unit"
     validation: int | None = None  # None: 5000, or a tenth of the images if that is less
     patience: int = 5
+    precision: str = "float32"
     seed: int = 0
     data: str | None = None
     limit: int | None = None
@@ -132,6 +134,13 @@ def command(parser: argparse.ArgumentParser) -> Run:
         type=_from_1,
         metavar="N",
         help=f"epochs without a better validation accuracy before the end {number('patience')}",
+    )
+    how.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        metavar="NAME",
+        help="float32, or mixed: products in float16 (with a scaled loss) or bfloat16 (extra amp), weights in float32; "
+        "made for GPUs, slow on a CPU [default: float32]",
     )
     how.add_argument("--seed", type=_from_0, metavar="N", help="decides all that is random [default: 0]")
     where = parser.add_argument_group("where it runs and writes")
@@ -241,6 +250,7 @@ def _check_stored(name: str, value: Any) -> None:
         "optimizer": OPTIMIZERS,
         "schedule": SCHEDULES,
         "normalise": NORMALISATIONS,
+        "precision": PRECISIONS,
     }
     if name in known and value not in known[name]:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known[name])}")
@@ -276,6 +286,7 @@ class _Setup:
 def _set_up(options: Options, device: str) -> _Setup:
     from .. import data
 
+    as_dtype(options.precision)  # bfloat16 may lack a package: that is said before anything is written
     manual_seed(options.seed)
     splits = data.mnist(options.data, normalise=options.normalise)
     normalise = splits.train.normalise
@@ -328,6 +339,7 @@ def _train(options: Options, folder: Path, arguments: argparse.Namespace) -> int
             on_step=display.on_step,
             on_epoch=display.on_epoch,
             should_stop=stop,
+            precision=options.precision,
         )
     write_history(folder, history)
     if history.stopped == "interrupted":
@@ -423,6 +435,9 @@ def _introduction(setup: _Setup) -> Any:
     )
     if options.augment:
         text.append(f", images distorted (strength {options.augment:g})")
+    if options.precision != "float32":
+        scaled = ", scaled loss" if options.precision == "float16" else ""
+        text.append(f", mixed precision ({options.precision}{scaled})")
     text.append("\n")
     return text
 

@@ -10,8 +10,8 @@ A report is true if everything is right; printed, it says in at most twenty line
 How it judges:
 
 - Everything is compared in float64 with a random upstream gradient. Tolerances come from the error estimate of each
-  derivative, so there is nothing to tune. float32, float16 and GPU tensors are judged a second time as they are; what
-  rounding makes of them is called precision.
+  derivative, so there is nothing to tune. float32, float16, bfloat16 and GPU tensors are judged a second time as they
+  are; what rounding makes of them is called precision.
 - At a kink every subgradient passes and its convention is named: left, right or average for a slope, first, last or
   split for a tie. Tied entries are judged together. The same rule is then checked close by, where nothing is at a kink.
 - Where kinks inside of a function meet, automatic differentiation can give a value that is no derivative. That is said,

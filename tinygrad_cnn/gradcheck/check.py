@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..backend import finfo
 from ..backend.threads import single_threaded_blas
 from ..errors import OptionError, TinygradError
 from . import contract, kinks
@@ -451,7 +452,7 @@ class _Case:
             part, high = parts[k], exact[k]
             kind = str(p.dtypes[k])
             top = float(np.max(np.abs(high), initial=0.0))
-            unit = float(np.finfo(p.dtypes[k]).eps)
+            unit = float(finfo(p.dtypes[k]).eps)
             if not np.isfinite(low).all():
                 part.status = "fail"
                 part.findings.append(Finding("precision", f"in {kind} the gradient is not finite, in float64 it is"))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import is_float, is_number
 from .problem import Array, Problem, RuleError
 from .report import Finding
 
@@ -82,7 +83,7 @@ def _result(seen: Observation, problem: Problem, k: int, result: Any) -> bool:
         array = np.asarray(result)
     except (TypeError, ValueError):
         array = np.asarray(None)
-    if array.dtype.kind not in "fiub":
+    if not is_number(array.dtype):
         found.append(Finding("dtype", f"the gradient of {label} is {_kind(result)}; expected an array of {shape}"))
         return False
     if array.shape != shape:
@@ -96,7 +97,7 @@ def _result(seen: Observation, problem: Problem, k: int, result: Any) -> bool:
             Finding("finite", f"{kind}{bad} of {array.size} entries are NaN or infinite, the first at {where}")
         )
         return False
-    if array.dtype.kind != "f":
+    if not is_float(array.dtype):
         found.append(
             Finding("dtype", f"the gradient of {label} has type {array.dtype}, which cannot hold fractions", True)
         )

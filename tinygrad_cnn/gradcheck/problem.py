@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..backend import is_float
 from ..errors import OptionError
 
 __all__ = ["Array", "Problem", "RuleError", "axis_names", "jitter"]
@@ -199,7 +200,7 @@ def _names(forward: Callable[..., Any], count: int) -> tuple[str, ...]:
 
 def _positions(wrt: Any, args: tuple[Any, ...], names: tuple[str, ...]) -> tuple[int, ...]:
     if wrt is None:
-        found = tuple(i for i, a in enumerate(args) if isinstance(a, np.ndarray) and a.dtype.kind == "f")
+        found = tuple(i for i, a in enumerate(args) if isinstance(a, np.ndarray) and is_float(a.dtype))
         found = found or tuple(i for i, a in enumerate(args) if isinstance(a, float))
         if not found:
             raise OptionError("there is nothing to check: no argument is an array of floating point numbers")

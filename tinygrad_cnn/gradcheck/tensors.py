@@ -399,7 +399,7 @@ def _value(a: Any) -> Any:
     if isinstance(a, Traced):
         return np.array(backend.to_host(a.array))
     if isinstance(a, np.ndarray):
-        return a.astype(np.float64) if a.dtype.kind == "f" else a
+        return a.astype(np.float64) if backend.is_float(a.dtype) else a
     return a
 
 
@@ -415,7 +415,7 @@ def _held(parameters: Any) -> dict[str, Tensor]:
 
 def _checked(wrt: Any, args: Sequence[Any], held: dict[str, Tensor], values: list[Any], names: list[str]) -> list[int]:
     """Positions of the inputs whose gradients are compared."""
-    floats = [i for i, v in enumerate(values) if isinstance(v, np.ndarray) and v.dtype.kind == "f"]
+    floats = [i for i, v in enumerate(values) if isinstance(v, np.ndarray) and backend.is_float(v.dtype)]
     if wrt is not None:
         chosen = []
         for which in [wrt] if isinstance(wrt, (str, int)) else wrt:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from .. import ops
-from ..backend import float32, generator, on_host
+from ..backend import finfo, float32, generator, is_float, is_half, on_host, widened
 from ..backend.device import device_of
 from ..errors import DataError, DTypeError, OptionError, ShapeError
-from ..graph import Traced
+from ..graph import Traced, casting
 from ..ops.convolution import conv_output_size, pads, resolve_padding
 from ..ops.rules import pair, raw, xp_of
 from ..tensor import Tensor
@@ -57,6 +59,23 @@ __all__ = [
     "tanh",
     "threshold_unit",
 ]
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _castable(function: Function) -> Function:
+    """Let `amp.autocast` choose the type of a function that consists of several ops, as it does for one op."""
+
+    @wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        choose = casting.get()
+        if choose is not None:
+            values = choose(function.__name__, (*args, *kwargs.values()))
+            args, kwargs = values[: len(args)], dict(zip(kwargs, values[len(args) :], strict=True))
+        return function(*args, **kwargs)
+
+    return cast(Function, called)
 
 
 def as_tensor(x: Any) -> Any:
@@ -508,13 +527,21 @@ def batch_norm(
     if len(x.shape) < 2:
         raise ShapeError(f"batch_norm: input must have shape (n, c, ...), got {tuple(x.shape)}")
     axes = (0, *range(2, len(x.shape)))
+    known = [running_mean, running_var, weight, bias]
+    if is_half(x.dtype) and any(v is not None and not is_half(v.dtype) for v in known):
+        # As in PyTorch, an input of 16 bits may meet statistics and weights of float32: computed in float32, and
+        # returned in the type of x.
+        wide = batch_norm(
+            ops.astype(x, dtype=float32), running_mean, running_var, weight, bias, training, momentum, eps
+        )
+        return ops.astype(wide, dtype=x.dtype)
     if training or running_mean is None or running_var is None:
         n = math.prod(x.shape[a] for a in axes)
         if n < 2 and training:
             raise ShapeError(f"batch_norm: training needs more than one value per channel, got input {tuple(x.shape)}")
         y = ops.standardise(x, axis=axes, eps=eps)
         if training and running_mean is not None and running_var is not None:
-            array = x.array
+            array = widened(x.array)
             _move(running_mean, array.mean(axis=axes), momentum)
             _move(running_var, array.var(axis=axes) * (n / (n - 1)), momentum)
     else:
@@ -531,6 +558,7 @@ def _move(running: Tensor, batch: Any, momentum: float) -> None:
     running.edited()
 
 
+@_castable
 def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     """Return (x - μ) / √(σ² + eps) · weight + bias, with μ and σ² over the last axes, whose sizes are normalized_shape.
 
@@ -595,6 +623,7 @@ def _same_shapes(name: str, x: Any, target: Any) -> None:
         )
 
 
+@_castable
 def nll_loss(input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean") -> Any:
     """Return the negative log-likelihood: -weight[t] x[n, t] with t = target[n], x = log-probabilities (n, k, ...).
 
@@ -670,7 +699,7 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise OptionError(f"label_smoothing must be from 0 to 1, got {label_smoothing!r}")
     array = raw(target)
-    soft = getattr(array, "dtype", None) is not None and array.dtype.kind == "f"
+    soft = getattr(array, "dtype", None) is not None and is_float(array.dtype)
     axis = 0 if len(x.shape) == 1 else 1
     if len(x.shape) < 1:
         raise ShapeError("cross_entropy: input must have shape (n, classes, ...), got a single number")
@@ -685,6 +714,7 @@ def cross_entropy(
     return _reduced(-ops.sum(log_p * q, axis=axis), reduction)
 
 
+@_castable
 def binary_cross_entropy_with_logits(
     input: Any, target: Any, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None
 ) -> Any:
@@ -710,6 +740,7 @@ def binary_cross_entropy_with_logits(
 bce_with_logits = binary_cross_entropy_with_logits
 
 
+@_castable
 def binary_cross_entropy(input: Any, target: Any, weight: Any = None, *, reduction: str = "mean") -> Any:
     """Return -t ln p - (1 - t) ln(1 - p) for probabilities p; logarithms are limited to -100, as in PyTorch.
 
@@ -724,13 +755,14 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, *, reducti
         raise DataError("binary_cross_entropy: probabilities must lie in [0, 1]; for logits use the _with_logits form")
     tiny = math.exp(-100)
     # exp(-100) is 0 in float16 and next to 0 in float32: the clip keeps the logarithm finite and its gradient 0 there.
-    tiny = max(tiny, float(xp_of(p).finfo(p.dtype).tiny))
+    tiny = max(tiny, float(finfo(p.dtype).tiny))
     first = ops.clip(ops.log(ops.clip(p, low=tiny)), low=-100.0)
     second = ops.clip(ops.log(ops.clip(1 - p, low=tiny)), low=-100.0)
     losses = -(target * first + (1 - target) * second)
     return _reduced(losses if weight is None else losses * weight, reduction)
 
 
+@_castable
 def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     """Return (x - t)²."""
     x, target = as_tensor(input), as_tensor(target)
@@ -739,6 +771,7 @@ def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     return _reduced(d * d, reduction)
 
 
+@_castable
 def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     """Return |x - t|; the derivative where they are equal is 0."""
     x, target = as_tensor(input), as_tensor(target)
@@ -746,6 +779,7 @@ def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     return _reduced(ops.absolute(x - target), reduction)
 
 
+@_castable
 def huber_loss(input: Any, target: Any, *, reduction: str = "mean", delta: float = 1.0) -> Any:
     """Return d²/2 where |d| <= delta, else delta (|d| - delta/2), with d = x - t.
 
@@ -761,6 +795,7 @@ def huber_loss(input: Any, target: Any, *, reduction: str = "mean", delta: float
     return _reduced(c * (d - c * 0.5), reduction)
 
 
+@_castable
 def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0) -> Any:
     """Return the Huber loss divided by beta."""
     if beta == 0:

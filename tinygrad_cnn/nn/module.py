@@ -332,6 +332,10 @@ class Module:
         """Make all float tensors float16."""
         return self.to(dtype="float16")
 
+    def bfloat16(self) -> Module:
+        """Make all float tensors bfloat16 (extra `amp`)."""
+        return self.to(dtype="bfloat16")
+
     # Saving and loading
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -402,7 +406,7 @@ class Module:
 
 
 def _names_dtype(target: Any) -> bool:
-    return isinstance(target, str) and target.startswith(("float", "int", "uint", "bool"))
+    return isinstance(target, str) and target.startswith(("float", "bfloat", "int", "uint", "bool"))
 
 
 def _found(name: str, value: Any, kinds: Any) -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..backend import namespace
+from ..backend import namespace, overflowing, widened
 from ..errors import OptionError, ShapeError, TinygradError
 from ..tensor import Tensor
 
@@ -64,7 +64,7 @@ def clip_grad_norm_(
     if not clipped:
         return Tensor(0.0)
     xp = namespace(clipped[0].grad.array)
-    sizes = [abs(p.grad.array) for p in clipped]
+    sizes = [abs(widened(p.grad.array)) for p in clipped]
     if math.isinf(norm_type):
         norm = xp.stack([xp.max(size, initial=0) for size in sizes]).max()
     else:
@@ -74,9 +74,10 @@ def clip_grad_norm_(
     if error_if_nonfinite and not bool(xp.isfinite(norm)):
         raise TinygradError(f"clip_grad_norm_: the norm of the gradients is {norm.item()}; look with detect_anomaly()")
     factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    for p in clipped:
-        g = p.grad.array
-        _replace(p, g * factor.astype(g.dtype))
+    with overflowing():  # after a scaled loss gradients may be infinite; the scaler then leaves out the step
+        for p in clipped:
+            g = p.grad.array
+            _replace(p, g * factor.astype(g.dtype))
     result: Tensor = Tensor.made(norm)
     return result
 

@@ -1,5 +1,6 @@
 """Every differentiable operation, by family. Importing this package fills the table `op.TABLE`."""
 
+from . import halves  # noqa: F401 - says of the ops which of them take floats of 16 bits as they are
 from .activations import (
     elu,
     gelu,

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ..backend import default_float, is_float
+from ..backend import as_dtype, default_float, is_float, is_half, overflowing
 from ..backend.basics import erf as erf_of
-from ..errors import DTypeError, OptionError, ShapeError
+from ..errors import OptionError, ShapeError
 from ..op import op
 from .rules import binary, broadcast_shape, no_flops, per_element, unary
 
@@ -549,10 +549,11 @@ erf.sample(_real)
 @op(shape=lambda x, **_: tuple(x), flops=no_flops, family="elementwise")
 def astype(xp: Any, x: Any, *, dtype: Any) -> Any:
     """y = x in another element type. Gradients come back in the type of x."""
-    dtype = xp.dtype(dtype)
-    if dtype.kind not in "fiub":
-        raise DTypeError(f"astype: cannot make {dtype}; element types are float16, float32, float64, integers and bool")
-    return x.astype(dtype)
+    dtype = as_dtype(dtype)
+    if not is_half(dtype):
+        return x.astype(dtype)
+    with overflowing():
+        return x.astype(dtype)
 
 
 @astype.vjp("x", "g in the type of x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..backend.basics import product
 from ..errors import OptionError, ShapeError
 from ..op import op
 from .elementwise import where
@@ -41,7 +42,7 @@ def matmul(xp: Any, a: Any, b: Any) -> Any:
     Raises:
         ShapeError: the inner sizes differ, or the leading axes do not broadcast.
     """
-    return xp.matmul(a, b)
+    return product(xp, a, b)
 
 
 @matmul.vjp("a", "g bᵀ")
@@ -109,7 +110,7 @@ def linear(xp: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     """
     if x.shape[-1] != weight.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
         _linear_shape(x.shape, weight.shape, None if bias is None else bias.shape)
-    y = xp.matmul(x, weight.T)
+    y = product(xp, x, weight.T)
     if bias is not None:
         # A bias of a wider type must widen the result, as an addition would.
         y = xp.add(y, bias, out=y if y.dtype == bias.dtype else None)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..backend import is_float
 from ..errors import OptionError, ShapeError
 from ..op import op
 from .elementwise import equal, exp, sqrt, where
@@ -189,7 +190,7 @@ def extreme_share(xp: Any, x: Any, y: Any, *, axis: Any, keepdims: bool, ties: s
     moved = x.transpose(kept + axes)
     flat = moved.reshape(*moved.shape[: len(kept)], math.prod(moved.shape[len(kept) :]))
     top = y.reshape(*flat.shape[:-1], 1)
-    hit = xp.where(xp.isnan(top), xp.isnan(flat), flat == top) if x.dtype.kind == "f" else flat == top
+    hit = xp.where(xp.isnan(top), xp.isnan(flat), flat == top) if is_float(x.dtype) else flat == top
     if ties == "first":
         hit = xp.arange(flat.shape[-1]) == hit.argmax(axis=-1)[..., None]
     share = hit.astype(x.dtype)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import to_host
+from ..backend.dtypes import bfloat16
 from ..errors import CheckpointError
 from ..files import replace_file
 
@@ -45,6 +46,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: the file is missing, cut off, altered, or no checkpoint.
+        MissingExtraError: it holds bfloat16, and ml_dtypes is not installed.
     """
     tensors, metadata = _load(path)
     if metadata.get("format") != _FORMAT:
@@ -71,6 +73,7 @@ def load_state_dict_file(path: str | Path) -> tuple[dict[str, Any], dict[str, st
 
     Raises:
         CheckpointError: the file is missing, cut off, or no safetensors file.
+        MissingExtraError: it holds bfloat16, and ml_dtypes is not installed.
     """
     return _load(path)
 
@@ -87,6 +90,8 @@ def _load(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
 
     try:
         with safe_open(path, framework="numpy") as file:
+            if any(file.get_slice(name).get_dtype() == "BF16" for name in file.keys()):  # noqa: SIM118
+                bfloat16()  # makes the type known, or says which package is missing
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {path}") from error

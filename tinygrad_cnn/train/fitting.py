@@ -9,12 +9,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from ..amp import GradScaler
 from ..backend import Device, current_device, float64, generator
 from ..captured import CapturedStep, compile
 from ..errors import CheckpointError, OptionError, TinygradError
 from .checkpoint import load_checkpoint, save_checkpoint
 from .evaluation import are_classes, array_of, evaluate
 from .history import History
+from .mixed import MixedStep, check_precision
 from .stopping import EarlyStopping
 
 __all__ = ["DivergedError", "Progress", "fit"]
@@ -101,6 +103,7 @@ def fit(
     on_step: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[dict[str, Any], History], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    precision: str = "float32",
 ) -> History:
     """Train a model, and return what happened in each epoch.
 
@@ -141,12 +144,17 @@ def fit(
         on_step: called after each step with a `Progress` (one object that changes).
         on_epoch: called after each epoch with its row and the history.
         should_stop: asked after each step; True ends training there, with a checkpoint from which it can resume.
+        precision: "float32", or "float16" or "bfloat16" (extra `amp`) for mixed precision: products in that type,
+            weights in float32, and with float16 a scaled loss, whose scale is in the history; see `amp`. Validation
+            runs in float32.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
         CheckpointError: the checkpoint is damaged or does not fit the model, the optimizer or the data.
         OptionError: an option is out of range, or options contradict each other.
+        MissingExtraError: precision is "bfloat16", and ml_dtypes is not installed.
     """
+    check_precision(precision)
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise OptionError(f"epochs is a whole number from 1 on, got {epochs!r}")
     if schedule_every not in ("epoch", "step"):
@@ -155,14 +163,18 @@ def fit(
         raise OptionError("resume=True needs to know from where: give checkpoint=FILE")
     if stopping is not None and stopping.monitor.startswith("val_") and validation is None:
         raise OptionError(f"early stopping watches {stopping.monitor!r}: give a validation loader, or another monitor")
-    run = _Run(model, train, optimizer, schedule, stopping, checkpoint, note)
+    run = _Run(model, train, optimizer, schedule, stopping, checkpoint, note, precision)
     if resume and Path(str(checkpoint)).exists():
         run.load()
     if loss is None:
         from ..nn import functional
 
         loss = functional.cross_entropy
-    step = compile(model, loss, optimizer, at_once=True)
+    step: CapturedStep | MixedStep
+    if precision == "float32":
+        step = compile(model, loss, optimizer, at_once=True)
+    else:
+        step = MixedStep(model, loss, optimizer, precision, run.scaler)
     history = run.history
     while history.stopped is None:
         if run.epoch >= epochs:
@@ -203,7 +215,7 @@ def fit(
 def _epoch(
     run: _Run,
     epochs: int,
-    step: CapturedStep,
+    step: CapturedStep | MixedStep,
     schedule_every: str,
     checkpoint_every: float | None,
     on_step: Callable[[Progress], None] | None,
@@ -263,11 +275,14 @@ class _Run:
         stopping: EarlyStopping | None,
         checkpoint: str | Path | None,
         note: dict[str, Any] | None,
+        precision: str,
     ) -> None:
         self.model, self.train, self.optimizer = model, train, optimizer
         self.schedule, self.stopping = schedule, stopping
         self.checkpoint = checkpoint
         self.note = note or {}
+        self.precision = precision
+        self.scaler = GradScaler(enabled=precision == "float16")  # the others have the range of float32
         self.history = History()
         self.epoch = 0  # epochs done
         self.step = 0  # steps done of the epoch in progress
@@ -284,6 +299,8 @@ class _Run:
         row["train_loss"] = loss
         if accuracy is not None:
             row["train_accuracy"] = accuracy
+        if self.scaler.is_enabled():
+            row["loss_scale"] = self.scaler.get_scale()
         row["seconds"] = round(self.seconds, 3)
         row["samples_per_second"] = round(self.sums.samples / self.seconds, 1) if self.seconds else None
         self.seconds = 0.0
@@ -297,6 +314,8 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "stopping": None if self.stopping is None else self.stopping.state_dict(),
+            "precision": self.precision,
+            "scaler": self.scaler.state_dict(),
             "loader": self.train.state_dict() if hasattr(self.train, "state_dict") else None,
             "generator": generator(Device("cpu")).bit_generator.state,
             "history": list(self.history),
@@ -330,12 +349,17 @@ class _Run:
             if (part is None) != (state[name] is None):
                 has, needs = ("with", "without") if state[name] is not None else ("without", "with")
                 raise CheckpointError(f"the run was started {has} {name} and is resumed {needs}")
+        before = state.get("precision", "float32")  # checkpoints of the time before there was a choice have none
+        if before != self.precision:
+            raise CheckpointError(f"the run was started in {before} and is resumed in {self.precision}")
         if hasattr(self.train, "load_state_dict") and state["loader"] is not None:
             self.train.load_state_dict(state["loader"])
         elif state["progress"]["step"]:
             raise CheckpointError("the run stopped within an epoch, and this loader cannot resume there")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
         if self.stopping is not None:
