@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import warnings
 
@@ -257,6 +258,16 @@ def test_a_helper_that_is_killed_costs_no_step(in_threads):
 
     same(trained(program, parameters, 8, kill), in_threads)
     assert not program._team.helpers[1].usable
+
+
+def test_a_program_may_run_in_any_thread(in_threads):
+    parameters, program = program_on_fixed_numbers(threads=3)
+    results = []
+    thread = threading.Thread(target=lambda: results.append(trained(program, parameters, 8)))
+    thread.start()
+    thread.join(timeout=30)
+    same(results[0], in_threads)
+    assert all(helper.usable for helper in program._team.helpers)
 
 
 def test_gradients_somebody_keeps_are_not_overwritten():
