@@ -4,6 +4,7 @@ Shapes are (N, C, H, W) throughout, in any memory layout. Inside, everything run
 are made with the batch as the innermost axis of their memory: then every shift, slice and copy of a convolution or a
 pool moves runs of N neighbouring numbers, whatever the kernel size and the stride.
 Source of the layout: Krizhevsky, cuda-convnet, 2012; of columns + GEMM: Chellapilla, Puri & Simard, IWFHR 2006.
+Which way a convolution is computed is a matter of its geometry alone: modules `rows` and `winograd`.
 
 Geometry comes normalised: `stride` and `dilation` are pairs, `padding` is ((top, bottom), (left, right)), none of it
 negative. Every result is a fresh array that nobody else refers to.
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import rows
+from . import rows, winograd
 from .geometry import Padding, Pair, positions, window_padding
 from .threads import in_parts
 from .workspaces import keep_freed_memory
@@ -120,6 +121,10 @@ def conv2d(
     oh = positions(h, padding[0], kh, stride[0], dilation[0])
     ow = positions(w, padding[1], kw, stride[1], dilation[1])
     kernel = weight.astype(work, copy=False)
+    if groups == 1 and winograd.pays(work, n, weight.shape, stride, dilation, (oh, ow)):
+        seen = rows.padded_rows(x, (0, 0), (0, 0), work)
+        y = winograd.correlate(seen, kernel, bias, padding=padding, output=(oh, ow))
+        return rows.from_rows(y.astype(result, copy=False))
     if groups == 1:
         seen = rows.padded_rows(x, *padding, work)
         y = rows.correlate(seen, kernel, bias, stride=stride, dilation=dilation, output=(oh, ow))
@@ -163,6 +168,10 @@ def _single_input_gradient(
     (o, c, kh, kw), (h, w), (top, bottom), (left, right) = weight.shape, size, *padding
     reach = dilation[0] * (kh - 1), dilation[1] * (kw - 1)
     around = (reach[0] - top, reach[0] - bottom), (reach[1] - left, reach[1] - right)
+    if min(map(min, around)) >= 0 and winograd.pays(weight.dtype, len(g), (c, o, kh, kw), stride, dilation, size):
+        seen = rows.padded_rows(g, (0, 0), (0, 0), weight.dtype)
+        gx = winograd.correlate(seen, weight, None, padding=around, output=size, turned=True)
+        return rows.from_rows(gx.astype(result, copy=False))
     if stride == (1, 1) and c * 2 >= o and min(map(min, around)) >= 0:
         seen = rows.padded_rows(g, *around, weight.dtype)
         gx = rows.correlate(seen, weight, None, stride=(1, 1), dilation=dilation, output=size, turned=True)
@@ -179,10 +188,14 @@ def conv2d_weight_gradient(
     n, o, oh, ow = g.shape
     c = x.shape[1]
     work = _work_type(x, g)
+    if groups == 1 and winograd.pays(work, n, (o, c, *kernel), stride, dilation, (oh, ow)):
+        seen, flat = (rows.padded_rows(a, (0, 0), (0, 0), work) for a in (x, g))
+        gw: Array = winograd.correlate_weight(seen, flat, kernel, padding=padding)
+        return gw.astype(np.result_type(x, g), copy=False)
     if groups == 1:
         seen = rows.padded_rows(x, *padding, work)
         flat = rows.padded_rows(g, (0, 0), (0, 0), work)
-        gw: Array = rows.correlate_weight(seen, flat, kernel, stride=stride, dilation=dilation)
+        gw = rows.correlate_weight(seen, flat, kernel, stride=stride, dilation=dilation)
         return gw.astype(np.result_type(x, g), copy=False)
     columns = _columns(x, kernel, stride, padding, dilation, groups, work)
     flat = _innermost(g).reshape(groups, o // groups, oh * ow * n).astype(work, copy=False)
