@@ -19,6 +19,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from . import rows, winograd
+from .channels import batch_moments, batch_norm, batch_norm_gradients, relu, relu_gradient
 from .geometry import Padding, Pair, positions, window_padding
 from .threads import in_parts
 from .workspaces import keep_freed_memory
@@ -27,6 +28,9 @@ __all__ = [
     "adam_step",
     "avg_pool2d",
     "avg_pool2d_input_gradient",
+    "batch_moments",
+    "batch_norm",
+    "batch_norm_gradients",
     "conv2d",
     "conv2d_input_gradient",
     "conv2d_weight_gradient",
@@ -34,6 +38,8 @@ __all__ = [
     "max_pool2d",
     "max_pool2d_input_gradient",
     "max_pool2d_select",
+    "relu",
+    "relu_gradient",
     "softmax_cross_entropy",
     "softmax_cross_entropy_gradient",
 ]
@@ -490,24 +496,29 @@ def adam_step(
     correction = (1 - beta2**step) ** 0.5
     eps *= correction
     rate = lr * correction / (1 - beta1**step)
-    work = np.empty(min(p.size, _ADAM_CHUNK), p.dtype)
-    for p_part, g_part, m_part, v_part in _chunks(p, g, m, v):
-        w = work[: p_part.size].reshape(p_part.shape)
-        np.multiply(g_part, 1 - beta1, out=w)
-        m_part *= beta1
-        m_part += w
-        np.multiply(g_part, g_part, out=w)
-        w *= 1 - beta2
-        v_part *= beta2
-        v_part += w
-        np.sqrt(v_part, out=w)
-        w += eps
-        np.divide(m_part, w, out=w)
-        w *= rate
-        p_part -= w
+    parts = list(_chunks(p, g, m, v))
+
+    def task(first: int, last: int) -> None:
+        work = np.empty(min(p.size, _ADAM_CHUNK), p.dtype)
+        for p_part, g_part, m_part, v_part in parts[first:last]:
+            w = work[: p_part.size].reshape(p_part.shape)
+            np.multiply(g_part, 1 - beta1, out=w)
+            m_part *= beta1
+            m_part += w
+            np.multiply(g_part, g_part, out=w)
+            w *= 1 - beta2
+            v_part *= beta2
+            v_part += w
+            np.sqrt(v_part, out=w)
+            w += eps
+            np.divide(m_part, w, out=w)
+            w *= rate
+            p_part -= w
+
+    in_parts(task, len(parts), 8 * p.size)
 
 
-_ADAM_CHUNK = 16384  # elements; five chunks of float32 stay in the L2 cache
+_ADAM_CHUNK = 32768  # elements; five chunks of float32 stay in the L2 cache
 
 
 def _chunks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
