@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygrad_cnn.backend import blas, rows, winograd
+from tinygrad_cnn.backend import blas, rows, threads, winograd
 from tinygrad_cnn.backend import numpy_kernels as kernels
 
 quick = settings(max_examples=60, deadline=None)
@@ -176,15 +176,19 @@ def test_gradients_of_conv2d_agree_with_loops(case):
 
 
 @quick
-@given(convolutions(), st.integers(1, 40), st.sampled_from([1, 1000]), st.sampled_from([0, 1000]))
-def test_conv2d_is_the_same_in_pieces_threads_and_by_views(case, workspace, few, short):
+@given(convolutions(), st.integers(1, 40), st.sampled_from([1, 1000]), st.sampled_from([0, 1000]), st.booleans())
+def test_conv2d_is_the_same_in_pieces_threads_and_by_views(case, workspace, few, channels, with_blas):
     x, weight, bias, g, geometry = case
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "_WORKSPACE", workspace)
         patch.setattr(rows, "_SMALL", 0)
         patch.setattr(rows, "_FEW_ROWS", few)
-        patch.setattr(rows, "_SHORT_ROWS", short)
+        patch.setattr(kernels, "_FEW_CHANNELS", channels)
         patch.setattr(rows, "cpus", lambda: 3)
+        patch.setattr(threads, "_WORTH", 0)
+        patch.setattr(threads, "cpus", lambda: 3)
+        if not with_blas:
+            patch.setattr(blas, "_gemm", lambda kind: None)
         y = kernels.conv2d(x, weight, bias, **geometry)
         gx = kernels.conv2d_input_gradient(g, weight, size=x.shape[2:], **geometry)
         gw = kernels.conv2d_weight_gradient(x, g, kernel=weight.shape[2:], **geometry)

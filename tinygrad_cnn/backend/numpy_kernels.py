@@ -163,6 +163,9 @@ def conv2d_input_gradient(
     return _outermost(gx[:, top : top + h, left : left + w].astype(result, copy=False))
 
 
+_FEW_CHANNELS = 16  # of the input, below which one high product that is spread beats several low ones
+
+
 def _single_input_gradient(
     g: Array, weight: Array, size: Pair, stride: Pair, padding: Padding, dilation: Pair, result: Any
 ) -> Array:
@@ -170,6 +173,7 @@ def _single_input_gradient(
 
     With stride 1 it is itself a convolution, of g with the kernel turned by 180°, without the additions into
     overlapping places that spreading needs; with few input channels its matrices are too low, and spreading wins.
+    With another stride, every place of the input gathers the few products that reach it, if there are many channels.
     """
     (o, c, kh, kw), (h, w), (top, bottom), (left, right) = weight.shape, size, *padding
     reach = dilation[0] * (kh - 1), dilation[1] * (kw - 1)
@@ -183,6 +187,9 @@ def _single_input_gradient(
         gx = rows.correlate(seen, weight, None, stride=(1, 1), dilation=dilation, output=size, turned=True)
         return rows.from_rows(gx.astype(result, copy=False))
     flat = rows.padded_rows(g, (0, 0), (0, 0), weight.dtype)
+    if c >= _FEW_CHANNELS:
+        gx = rows.gather(flat, weight, size=size, before=(top, left), stride=stride, dilation=dilation)
+        return rows.from_rows(gx.astype(result, copy=False))
     gx = rows.spread(flat, weight, size=(h + top + bottom, w + left + right), stride=stride, dilation=dilation)
     return rows.from_rows(gx[top : top + h, :, left : left + w].astype(result, copy=False))
 
