@@ -14,11 +14,12 @@ import numpy as np
 
 from .threads import in_parts
 
-__all__ = ["batch_moments", "batch_norm", "batch_norm_gradients", "relu", "relu_gradient"]
+__all__ = ["batch_moments", "batch_norm", "batch_norm_gradients", "chosen", "relu", "relu_gradient"]
 
 Array = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 18  # numbers; smaller blocks fit the L2 cache, but make threads wait for Python's lock more often
+_LINE = 4096  # numbers of a row of zeros to compare with
 _RUN = 4096  # numbers of one sum without a tree: rounding errors grow with their count
 _PASSES = 8  # over a block; so many times more numbers are worth a thread
 _SHORTEST = 16  # numbers of a channel that lie side by side; below, loops cost more than they save
@@ -172,11 +173,19 @@ def _flat(x: Array, *others: Array) -> list[Array] | None:
 def relu(x: Array) -> Array:
     """Return max(x, 0)."""
     y = np.empty_like(x)
-    flat = _flat(x, y) if x.size > _BLOCK else None
+    flat = _flat(x, y) if x.size >= _LINE else None
     if flat is None:
         return np.maximum(x, 0, out=y)
     source, to = flat
-    in_parts(lambda a, b: np.maximum(source[a:b], 0, out=to[a:b]), x.size, x.size)
+    zeros = np.zeros(_LINE, x.dtype)  # NumPy's maximum of two arrays is four times as fast as that with a number
+
+    def task(first: int, last: int) -> None:
+        end = last - (last - first) % _LINE
+        lines = source[first:end].reshape(-1, _LINE)
+        np.maximum(lines, zeros, out=to[first:end].reshape(lines.shape))
+        np.maximum(source[end:last], zeros[: last - end], out=to[end:last])
+
+    in_parts(task, x.size, 2 * x.size)
     return y
 
 
@@ -206,10 +215,15 @@ def relu_gradient(g: Array, x: Array) -> Array:
 
 
 def _mask(x: Array, g: Array, out: Array) -> None:
-    """Write g where x > 0, else 0, without branches: a mask of ones or zeros as wide as the numbers, and a bitwise and.
+    """Write g where x > 0, else 0, without branches."""
+    chosen(np.greater(x, 0), g, out)
 
-    This is ten times as fast as `np.where`.
+
+def chosen(mask: Array, g: Array, out: Array) -> None:
+    """Write g where the mask holds, else 0, to out of the same type, 2, 4 or 8 bytes wide.
+
+    The bits of g are multiplied as whole numbers, by 1 or by 0, so that a NaN or an infinity is left out like any other
+    number. This is ten times as fast as `np.where`.
     """
     kind = np.dtype(f"i{g.dtype.itemsize}")
-    bits = np.negative(np.greater(x, 0).view(np.int8)).astype(kind)
-    np.bitwise_and(bits, g.view(kind), out=out.view(kind))
+    np.multiply(g.view(kind), mask, out=out.view(kind))
