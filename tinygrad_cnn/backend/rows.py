@@ -344,8 +344,8 @@ def gather(g: Array, weight: Array, *, size: Pair, before: Pair, stride: Pair, d
     def task(first: int, last: int) -> None:
         buffer = np.empty(c * -(-w // sw) * n, g.dtype)
         for row in range(first, last):
-            met = [(kh - 1 - p, *divmod(row + top - p * dh, sh)) for p in range(kh - 1, -1, -1)]
-            met = [(i, at) for i, at, rest in met if not rest and 0 <= at < oh]
+            reached = ((i, *divmod(row + top - (kh - 1 - i) * dh, sh)) for i in range(kh))
+            met = [(i, at) for i, at, rest in reached if not rest and 0 <= at < oh]
             # Without dilation the rows of g that are met are neighbours: one product for all.
             runs = [(*met[0], len(met))] if dh == 1 and met else [(i, at, 1) for i, at in met]
             for s, taps in enumerate(columns):
