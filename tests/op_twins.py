@@ -136,6 +136,11 @@ def _scale_shift(x, weight, bias=None):
     return y
 
 
+def _batch_norm(x, weight=None, bias=None, *, eps):
+    y = _standardise(x, axis=(0, *range(2, x.ndim)), eps=eps)
+    return _scale_shift(y, np.ones(x.shape[1]) if weight is None else weight, bias)
+
+
 def _cumsum(x, *, axis):
     y = np.zeros(x.shape)
     for place in np.ndindex(*x.shape):
@@ -403,6 +408,7 @@ TWINS = {
     "sin": _loops(math.sin),
     "slope": _loops(_slope),
     "softmax": _softmax,
+    "batch_norm": _batch_norm,
     "standardise": _standardise,
     "inverse_deviation": lambda x, *, axis, eps: _standardise(x, axis=axis, eps=eps, scaled=False),
     "scale_shift": _scale_shift,

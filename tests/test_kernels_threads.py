@@ -141,6 +141,24 @@ def test_pools_are_the_same_in_threads(monkeypatch):
         np.testing.assert_array_equal(array, other)
 
 
+def test_adam_is_the_same_in_threads(monkeypatch):
+    from tinygrad_cnn.backend import numpy_kernels
+
+    def trained():
+        rng = np.random.default_rng(0)
+        p, m, v = rng.normal(size=(50, 30)), np.zeros((50, 30)), np.zeros((50, 30))
+        for step in range(1, 4):
+            g = rng.normal(size=p.shape)
+            numpy_kernels.adam_step(p, g, m, v, step=step, lr=0.1, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1)
+        return p
+
+    expected = trained()
+    monkeypatch.setattr(threads, "_WORTH", 0)
+    monkeypatch.setattr(threads, "cpus", lambda: 3)
+    monkeypatch.setattr(numpy_kernels, "_ADAM_CHUNK", 64)
+    np.testing.assert_array_equal(trained(), expected)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_starts_threads_of_its_own():

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinygrad_cnn.backend import blas, rows, threads, winograd
 from tinygrad_cnn.backend import numpy_kernels as kernels
-from tinygrad_cnn.backend import rows
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -176,15 +176,19 @@ def test_gradients_of_conv2d_agree_with_loops(case):
 
 
 @quick
-@given(convolutions(), st.integers(1, 40), st.sampled_from([1, 1000]), st.sampled_from([0, 1000]))
-def test_conv2d_is_the_same_in_pieces_threads_and_by_views(case, workspace, few, short):
+@given(convolutions(), st.integers(1, 40), st.sampled_from([1, 1000]), st.sampled_from([0, 1000]), st.booleans())
+def test_conv2d_is_the_same_in_pieces_threads_and_by_views(case, workspace, few, channels, with_blas):
     x, weight, bias, g, geometry = case
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "_WORKSPACE", workspace)
         patch.setattr(rows, "_SMALL", 0)
         patch.setattr(rows, "_FEW_ROWS", few)
-        patch.setattr(rows, "_SHORT_ROWS", short)
+        patch.setattr(kernels, "_FEW_CHANNELS", channels)
         patch.setattr(rows, "cpus", lambda: 3)
+        patch.setattr(threads, "_WORTH", 0)
+        patch.setattr(threads, "cpus", lambda: 3)
+        if not with_blas:
+            patch.setattr(blas, "_gemm", lambda kind: None)
         y = kernels.conv2d(x, weight, bias, **geometry)
         gx = kernels.conv2d_input_gradient(g, weight, size=x.shape[2:], **geometry)
         gw = kernels.conv2d_weight_gradient(x, g, kernel=weight.shape[2:], **geometry)
@@ -193,6 +197,106 @@ def test_conv2d_is_the_same_in_pieces_threads_and_by_views(case, workspace, few,
     np.testing.assert_allclose(gx, expected, atol=1e-12)
     expected = kernels.conv2d_weight_gradient(x, g, kernel=weight.shape[2:], **geometry)
     np.testing.assert_allclose(gw, expected, atol=1e-12)
+
+
+@st.composite
+def three_rows_high(draw):
+    """Convolutions that Winograd's algorithm can compute, with channels, heights and paddings that fit no tile."""
+    kernel = (3, draw(st.integers(1, 4)))
+    n, c, o = draw(st.integers(0, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    padding = (
+        draw(st.tuples(st.integers(0, 7), st.integers(0, 3))),
+        draw(st.tuples(st.integers(0, 5), st.integers(0, 5))),
+    )
+    size = tuple(max(1, k - sum(p)) + draw(st.integers(0, 9)) for k, p in zip(kernel, padding, strict=True))
+    output = tuple(positions(size[a], padding[a], kernel[a], 1, 1) for a in (0, 1))
+    rng = np.random.default_rng(draw(st.integers(0, 9)))
+    x = LAYOUTS[draw(layouts)](rng.normal(size=(n, c, *size)))
+    weight = LAYOUTS[draw(layouts)](rng.normal(size=(o, c, *kernel)))
+    g = LAYOUTS[draw(layouts)](rng.normal(size=(n, o, *output)))
+    bias = rng.normal(size=o) if draw(st.booleans()) else None
+    return x, weight, bias, g, {"stride": (1, 1), "padding": padding, "dilation": (1, 1), "groups": 1}
+
+
+@quick
+@given(three_rows_high(), st.sampled_from([1, 2, 3, 4, 7, 13]), st.booleans())
+def test_sums_of_rows_give_what_loops_give(case, threads, with_blas):
+    x, weight, bias, g, geometry = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "pays", lambda *shapes: True)
+        patch.setattr(winograd, "cpus", lambda: threads)
+        patch.setattr(winograd, "_RUN", 4)
+        patch.setattr(winograd, "_WORTH", 3)
+        if not with_blas:
+            patch.setattr(blas, "_gemm", lambda kind: None)
+        y = kernels.conv2d(x, weight, bias, **geometry)
+        gx = kernels.conv2d_input_gradient(g, weight, size=x.shape[2:], **geometry)
+        gw = kernels.conv2d_weight_gradient(x, g, kernel=weight.shape[2:], **geometry)
+    np.testing.assert_allclose(y, slow_conv2d(x, weight, bias, geometry, g.shape[2:]), atol=1e-11)
+    slow_gx, slow_gw = slow_conv2d_gradients(x, weight, g, geometry)
+    np.testing.assert_allclose(gx, slow_gx, atol=1e-11)
+    np.testing.assert_allclose(gw, slow_gw, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (5, 9), (8, 3)])
+def test_sums_of_rows_keep_single_precision(size):
+    """Errors stay below 1e-5 of the largest result, and the two ways are chosen by geometry alone."""
+    rng = np.random.default_rng(0)
+    x, weight, g = (rng.normal(size=s).astype("f") for s in ((32, 64, *size), (96, 64, 3, 3), (32, 96, *size)))
+    geometry = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+
+    def everything(*arrays):
+        x, weight, g = arrays
+        return (
+            kernels.conv2d(x, weight, None, **geometry),
+            kernels.conv2d_input_gradient(g, weight, size=size, **geometry),
+            kernels.conv2d_weight_gradient(x, g, kernel=(3, 3), **geometry),
+        )
+
+    assert winograd.pays(np.float32, 32, weight.shape, (1, 1), (1, 1), size) == (size != (5, 9))
+    assert not winograd.pays(np.float64, 32, weight.shape, (1, 1), (1, 1), size)
+    exact = everything(*(a.astype(float) for a in (x, weight, g)))
+    found, again = everything(x, weight, g), everything(x, weight, g)
+    for a, b, c in zip(found, exact, again, strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+        np.testing.assert_array_equal(a, c)  # two runs are equal to the last bit
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int64"])
+@pytest.mark.parametrize("add", [False, True])
+def test_products_of_blas_are_those_of_matmul(dtype, add):
+    rng = np.random.default_rng(0)
+
+    def matrices(rows, columns):
+        whole = rng.integers(-3, 4, (2 * rows + 1, 2 * columns + 1)).astype(dtype)
+        yield whole[:rows, :columns]
+        yield np.asfortranarray(whole[:rows, :columns])
+        yield whole[: 2 * rows : 2, 1 : columns + 1]
+        yield whole[:rows, ::2][:, :columns]
+        yield whole[:rows, :columns][::-1]
+        yield whole[:rows, :columns][::-1].T.copy().T
+        yield np.broadcast_to(whole[0, :columns], (rows, columns))
+        yield np.broadcast_to(whole[:rows, :1], (rows, columns))
+
+    for m, k, n in ((2, 3, 4), (1, 3, 4), (2, 1, 4), (2, 3, 1), (1, 1, 1), (0, 2, 3), (2, 0, 3), (2, 3, 0)):
+        for a, b in itertools.product(matrices(m, k), matrices(k, n)):
+            for out in (np.ones((m, n), dtype), np.ones((m + 1, n + 2), dtype)[1:, 1:-1], np.ones((n, m), dtype).T):
+                expected = a @ b + (out if add else 0)
+                blas.multiply(a, b, out, add=add)
+                np.testing.assert_array_equal(out, expected)
+
+
+def test_products_of_misfits_are_refused_before_anything_is_written():
+    a, b, out = np.ones((2, 3), "f"), np.ones((3, 4), "f"), np.zeros((2, 4), "f")
+    for wrong in ((a, b, out[:1]), (a, b, out[:, :3]), (a[:, :2], b, out), (a.astype(float), b, out)):
+        with pytest.raises(ValueError, match="multiply"):
+            blas.multiply(*wrong)
+    read_only = np.zeros((2, 4), "f")
+    read_only.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        blas.multiply(a, b, read_only)
+    assert not out.any()
 
 
 @quick

@@ -161,7 +161,9 @@ def _walk(
                 y = output
             if exposed or node.seals:
                 _check_unchanged(node)
-            rules = op.rules
+            rules, found = op.rules, None
+            if op.together is not None and not create_graph:
+                found = op.together(g, y, *values, **options)
             for position, x in enumerate(inputs):
                 if not isinstance(x, Traced):
                     continue
@@ -176,7 +178,7 @@ def _walk(
                 maker = x.node
                 if maker is not None and maker.index != target:
                     raise _replaced(x)
-                gx = rule(g, y, *values, **options)
+                gx = rule(g, y, *values, **options) if found is None else found[position]
                 if gx is None:
                     continue
                 array = x.array
@@ -217,7 +219,7 @@ def _walk(
                 for observer in observers:
                     observer.node_finished(node, not retain)
             # The names of this turn would keep its arrays alive during the next one.
-            inputs = output = values = y = g = gx = raw = array = total = x = node = None  # type: ignore[assignment]
+            inputs = output = values = found = y = g = gx = raw = array = total = x = node = None  # type: ignore[assignment]
         for index, x in hooked.items():
             if index in table:
                 table[index] = _run_hooks(x.hooks or [], table[index], made, create_graph)

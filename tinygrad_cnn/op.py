@@ -43,6 +43,9 @@ class Op:
         variadic: whether the op takes any number of inputs: `forward(xp, *arrays, axis)`.
         vjps: input name -> `vjp(g, y, *inputs, **options)` -> gradient of that input. Rules of a variadic op take
             the position of the input as first argument.
+        together: `together(g, y, *inputs, **options)` -> the gradients of all inputs at once, on plain arrays, where
+            they share work; or None, and the rules one by one have to do. It says the same as they do, so a rule that
+            is registered later takes its place.
         texts: input name -> that rule as one line of mathematics, for pictures.
         constants: inputs through which no gradient flows (labels, masks, indices, the switches of a pool).
         shape: `shape(*input_shapes, **options)` -> output shape; raises `ShapeError` or `OptionError`.
@@ -95,6 +98,7 @@ class Op:
         self.vjps: dict[str, Rule] = {}
         self.texts: dict[str, str] = {}
         self.rules: tuple[Rule | None, ...] = (None,) * len(self.inputs)
+        self.together: Callable[..., Any] | None = None
         self.switches: Callable[..., Any] | None = None
         self.samples: Callable[[Any], Iterator[Sample]] | None = None
         self.error_samples: Callable[[Any], Iterator[ErrorSample]] | None = None
@@ -116,9 +120,15 @@ class Op:
             self.vjps[name] = rule
             self.texts[name] = text
             self.rules = tuple(self.vjps.get(n) for n in self.inputs)
+            self.together = None
             return rule
 
         return register
+
+    def all_vjps(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """Register the function that computes the gradients of all inputs together, after the rules it stands for."""
+        self.together = rule
+        return rule
 
     def sample(self, generator: Callable[[Any], Iterator[Sample]]) -> Callable[[Any], Iterator[Sample]]:
         """Register the inputs on which tests, docs and benchmarks try this op."""

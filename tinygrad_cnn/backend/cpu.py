@@ -1,6 +1,7 @@
 """The CPU: NumPy."""
 
 from contextlib import nullcontext
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +12,7 @@ from .device import Backend
 __all__ = ["backend"]
 
 
+@cache  # an import statement that finds its module loaded still costs as much as a small op
 def _kernels() -> ModuleType:
     from . import numpy_kernels
 

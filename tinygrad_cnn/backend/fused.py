@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from . import processes
-from .numpy_kernels import adam_step
+from .numpy_kernels import adam_step_alone
 from .patches import Convolution, Linear, choose_patches, largest_tile
 from .threads import Crew, cpus, single_threaded_blas
 from .tiles import Tile
@@ -252,7 +252,7 @@ class Program:
         """Take a step of Adam on one of as many parts of the parameters as there are shares."""
         store, count = self.parameters, len(self.shares)
         part = slice(len(store.flat) * number // count, len(store.flat) * (number + 1) // count)
-        adam_step(store.flat[part], gradients[part], *(m[part] for m in store.moments), **options)
+        adam_step_alone(store.flat[part], gradients[part], *(m[part] for m in store.moments), **options)
 
 
 class _Share:

@@ -4,6 +4,7 @@ Shapes are (N, C, H, W) throughout, in any memory layout. Inside, everything run
 are made with the batch as the innermost axis of their memory: then every shift, slice and copy of a convolution or a
 pool moves runs of N neighbouring numbers, whatever the kernel size and the stride.
 Source of the layout: Krizhevsky, cuda-convnet, 2012; of columns + GEMM: Chellapilla, Puri & Simard, IWFHR 2006.
+Which way a convolution is computed is a matter of its geometry alone: modules `rows` and `winograd`.
 
 Geometry comes normalised: `stride` and `dilation` are pairs, `padding` is ((top, bottom), (left, right)), none of it
 negative. Every result is a fresh array that nobody else refers to.
@@ -11,13 +12,15 @@ negative. Every result is a fresh array that nobody else refers to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import rows
+from . import rows, winograd
+from .channels import batch_moments, batch_norm, batch_norm_gradients, chosen, relu, relu_gradient
 from .geometry import Padding, Pair, positions, window_padding
 from .threads import in_parts
 from .workspaces import keep_freed_memory
@@ -26,6 +29,9 @@ __all__ = [
     "adam_step",
     "avg_pool2d",
     "avg_pool2d_input_gradient",
+    "batch_moments",
+    "batch_norm",
+    "batch_norm_gradients",
     "conv2d",
     "conv2d_input_gradient",
     "conv2d_weight_gradient",
@@ -33,6 +39,8 @@ __all__ = [
     "max_pool2d",
     "max_pool2d_input_gradient",
     "max_pool2d_select",
+    "relu",
+    "relu_gradient",
     "softmax_cross_entropy",
     "softmax_cross_entropy_gradient",
 ]
@@ -120,6 +128,10 @@ def conv2d(
     oh = positions(h, padding[0], kh, stride[0], dilation[0])
     ow = positions(w, padding[1], kw, stride[1], dilation[1])
     kernel = weight.astype(work, copy=False)
+    if groups == 1 and winograd.pays(work, n, weight.shape, stride, dilation, (oh, ow)):
+        seen = rows.padded_rows(x, (0, 0), (0, 0), work)
+        y = winograd.correlate(seen, kernel, bias, padding=padding, output=(oh, ow))
+        return rows.from_rows(y.astype(result, copy=False))
     if groups == 1:
         seen = rows.padded_rows(x, *padding, work)
         y = rows.correlate(seen, kernel, bias, stride=stride, dilation=dilation, output=(oh, ow))
@@ -152,6 +164,9 @@ def conv2d_input_gradient(
     return _outermost(gx[:, top : top + h, left : left + w].astype(result, copy=False))
 
 
+_FEW_CHANNELS = 16  # of the input, below which one high product that is spread beats several low ones
+
+
 def _single_input_gradient(
     g: Array, weight: Array, size: Pair, stride: Pair, padding: Padding, dilation: Pair, result: Any
 ) -> Array:
@@ -159,15 +174,23 @@ def _single_input_gradient(
 
     With stride 1 it is itself a convolution, of g with the kernel turned by 180°, without the additions into
     overlapping places that spreading needs; with few input channels its matrices are too low, and spreading wins.
+    With another stride, every place of the input gathers the few products that reach it, if there are many channels.
     """
     (o, c, kh, kw), (h, w), (top, bottom), (left, right) = weight.shape, size, *padding
     reach = dilation[0] * (kh - 1), dilation[1] * (kw - 1)
     around = (reach[0] - top, reach[0] - bottom), (reach[1] - left, reach[1] - right)
+    if min(map(min, around)) >= 0 and winograd.pays(weight.dtype, len(g), (c, o, kh, kw), stride, dilation, size):
+        seen = rows.padded_rows(g, (0, 0), (0, 0), weight.dtype)
+        gx = winograd.correlate(seen, weight, None, padding=around, output=size, turned=True)
+        return rows.from_rows(gx.astype(result, copy=False))
     if stride == (1, 1) and c * 2 >= o and min(map(min, around)) >= 0:
         seen = rows.padded_rows(g, *around, weight.dtype)
         gx = rows.correlate(seen, weight, None, stride=(1, 1), dilation=dilation, output=size, turned=True)
         return rows.from_rows(gx.astype(result, copy=False))
     flat = rows.padded_rows(g, (0, 0), (0, 0), weight.dtype)
+    if c >= _FEW_CHANNELS:
+        gx = rows.gather(flat, weight, size=size, before=(top, left), stride=stride, dilation=dilation)
+        return rows.from_rows(gx.astype(result, copy=False))
     gx = rows.spread(flat, weight, size=(h + top + bottom, w + left + right), stride=stride, dilation=dilation)
     return rows.from_rows(gx[top : top + h, :, left : left + w].astype(result, copy=False))
 
@@ -179,10 +202,14 @@ def conv2d_weight_gradient(
     n, o, oh, ow = g.shape
     c = x.shape[1]
     work = _work_type(x, g)
+    if groups == 1 and winograd.pays(work, n, (o, c, *kernel), stride, dilation, (oh, ow)):
+        seen, flat = (rows.padded_rows(a, (0, 0), (0, 0), work) for a in (x, g))
+        gw: Array = winograd.correlate_weight(seen, flat, kernel, padding=padding)
+        return gw.astype(np.result_type(x, g), copy=False)
     if groups == 1:
         seen = rows.padded_rows(x, *padding, work)
         flat = rows.padded_rows(g, (0, 0), (0, 0), work)
-        gw: Array = rows.correlate_weight(seen, flat, kernel, stride=stride, dilation=dilation)
+        gw = rows.correlate_weight(seen, flat, kernel, stride=stride, dilation=dilation)
         return gw.astype(np.result_type(x, g), copy=False)
     columns = _columns(x, kernel, stride, padding, dilation, groups, work)
     flat = _innermost(g).reshape(groups, o // groups, oh * ow * n).astype(work, copy=False)
@@ -210,21 +237,17 @@ def max_pool2d(x: Array, *, kernel: Pair, stride: Pair, padding: Padding, dilati
         for other in others:
             first = np.maximum(first, other, out=part)
 
-    in_parts(task, oh, x.size)
+    in_parts(task, oh, 2 * x.size)
     return _outermost(y)
 
 
 def masked(mask: Array, x: Array) -> Array:
-    """Return x where the mask holds, else 0: `np.where` for floats, ten times as fast.
-
-    A mask of the width of x is all ones or all zeros, so a bitwise and takes x or nothing, whatever its bits mean.
-    """
+    """Return x where the mask holds, else 0."""
     if x.dtype.itemsize not in (2, 4, 8) or not x.ndim:
         return np.where(mask, x, x.dtype.type(0))
-    kind = np.dtype(f"i{x.dtype.itemsize}")
-    bits = np.negative(mask.view(np.int8)).astype(kind)
-    np.bitwise_and(bits, x.view(kind), out=bits)
-    return bits.view(x.dtype)
+    out = np.empty_like(x, shape=np.broadcast_shapes(mask.shape, x.shape))
+    chosen(mask, x, out)
+    return out
 
 
 class _Maxima:
@@ -325,15 +348,14 @@ def _halved_gradient(g: Array, x: Array) -> Array:
         to_left, to_right = (gx[:, 2 * start : 2 * end, j : 2 * ow : 2] for j in (0, 1))
         _halve(left, right, rows_of_g, to_left, to_right)
 
-    in_parts(task, oh, x.size)
+    in_parts(task, oh, 4 * x.size)
     return _outermost(gx)
 
 
 def _halve(first: Array, second: Array, g: Array, to_first: Array, to_second: Array) -> None:
     """Write g to where the larger of two is, to the first if they are equal, and 0 to the other."""
     kind = np.dtype(f"i{g.dtype.itemsize}")
-    bits = np.negative(np.greater(second, first).view(np.int8)).astype(kind)
-    np.bitwise_and(bits, g.view(kind), out=to_second.view(kind))
+    chosen(np.greater(second, first), g, to_second)
     np.bitwise_xor(to_second.view(kind), g.view(kind), out=to_first.view(kind))
 
 
@@ -469,29 +491,55 @@ def adam_step(
     Weight decay adds weight_decay · p to g, or takes lr · weight_decay · p off p if `decoupled` (AdamW).
     Source: Kingma & Ba, ICLR 2015; Loshchilov & Hutter, ICLR 2019.
     """
-    if weight_decay and decoupled:
-        p *= 1 - lr * weight_decay
-    elif weight_decay:
-        g = g + weight_decay * p
+    parts = list(_chunks(p, g, m, v))
+    work = partial(
+        _adam_chunks, step=step, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
+        decoupled=decoupled,
+    )  # fmt: skip
+    in_parts(lambda first, last: work(parts[first:last]), len(parts), 8 * p.size)
+
+
+def adam_step_alone(p: Array, g: Array, m: Array, v: Array, **options: Any) -> None:
+    """Do what `adam_step` does, in this thread alone: for those who share the work out themselves."""
+    _adam_chunks(_chunks(p, g, m, v), **options)
+
+
+def _adam_chunks(
+    parts: Iterable[tuple[Array, ...]],
+    *,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
     # The two corrections are taken out of the root: m / (√v / c + eps) = c m / (√v + c eps).
     correction = (1 - beta2**step) ** 0.5
     eps *= correction
     rate = lr * correction / (1 - beta1**step)
-    work = np.empty(min(p.size, _ADAM_CHUNK), p.dtype)
-    for p_part, g_part, m_part, v_part in _chunks(p, g, m, v):
-        w = work[: p_part.size].reshape(p_part.shape)
-        np.multiply(g_part, 1 - beta1, out=w)
-        m_part *= beta1
-        m_part += w
-        np.multiply(g_part, g_part, out=w)
+    work: Array = np.empty(0)
+    for p, g, m, v in parts:
+        if work.size < p.size:
+            work = np.empty(p.size, p.dtype)
+        w = work[: p.size].reshape(p.shape)
+        if weight_decay and decoupled:
+            p *= 1 - lr * weight_decay
+        elif weight_decay:
+            g = g + weight_decay * p
+        np.multiply(g, 1 - beta1, out=w)
+        m *= beta1
+        m += w
+        np.multiply(g, g, out=w)
         w *= 1 - beta2
-        v_part *= beta2
-        v_part += w
-        np.sqrt(v_part, out=w)
+        v *= beta2
+        v += w
+        np.sqrt(v, out=w)
         w += eps
-        np.divide(m_part, w, out=w)
+        np.divide(m, w, out=w)
         w *= rate
-        p_part -= w
+        p -= w
 
 
 _ADAM_CHUNK = 32768  # elements; five chunks of float32 stay in an L2 cache of 1 MiB

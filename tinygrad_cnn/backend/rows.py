@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from .threads import cpus, shared, single_threaded_blas
+from .blas import multiply
+from .threads import cpus, in_parts, shared, single_threaded_blas
 
 __all__ = ["correlate", "correlate_weight", "from_rows", "padded_rows", "spread"]
 
@@ -33,7 +34,7 @@ Piece = tuple[int, int, int, int]  # first and last band, first and last column 
 
 _WORKSPACE = 1 << 18  # elements of a workspace: 1 MiB of float32, half of a usual L2 cache
 _SMALL = 1  # multiplications below which threads are not worth waking
-_SHORT_ROWS = 128  # OW · N up to which weight gradients put all rows side by side
+_COPYING = 4  # numbers computed with in the time of copying one in short runs
 _FEW_ROWS = 48  # KH · C below which columns beat views
 
 _UNPACKED = 1_000_000  # multiplications up to which OpenBLAS does not pack its operands, which is up to twice as fast
@@ -44,18 +45,22 @@ def padded_rows(x: Array, rows: Pair, columns: Pair, dtype: Any) -> Array:
     """Return an (N, C, H, W) array in memory order (H, C, W, N), with zeros around; no copy if it is that already."""
     view = x.transpose(2, 1, 3, 0)
     (top, bottom), (left, right) = rows, columns
-    if not (top or bottom or left or right):
+    if not (top or bottom or left or right) and view.flags.c_contiguous and view.dtype == dtype:
         # NumPy calls an array contiguous whatever the strides of its axes of size 1; the views taken later rely on
         # all of them, and reshaping from one axis sets them right.
-        return np.ascontiguousarray(view, dtype).reshape(-1).reshape(view.shape)
+        return view.reshape(-1).reshape(view.shape)
     h, c, w, n = view.shape
     out: Array = np.empty((h + top + bottom, c, w + left + right, n), dtype)
     out[:top] = 0
     out[top + h :] = 0
     inside = out[top : top + h]
-    inside[:, :, :left] = 0
-    inside[:, :, left + w :] = 0
-    inside[:, :, left : left + w] = view
+
+    def task(first: int, last: int) -> None:
+        inside[first:last, :, :left] = 0
+        inside[first:last, :, left + w :] = 0
+        inside[first:last, :, left : left + w] = view[first:last]
+
+    in_parts(task, h, _COPYING * x.size)
     return out
 
 
@@ -70,9 +75,13 @@ def _columns_by_phase(x: Array, stride: int) -> Array:
         return x[:, :, None]
     h, c, w, n = x.shape
     sorted_x: Array = np.empty((h, c, stride, -(-w // stride), n), x.dtype)
-    for phase in range(stride):
-        columns = x[:, :, phase::stride]
-        sorted_x[:, :, phase, : columns.shape[2]] = columns
+
+    def task(first: int, last: int) -> None:
+        for phase in range(stride):
+            columns = x[first:last, :, phase::stride]
+            sorted_x[first:last, :, phase, : columns.shape[2]] = columns
+
+    in_parts(task, h, _COPYING * x.size)
     return sorted_x
 
 
@@ -198,8 +207,8 @@ class _Plan:
         return [columns.reshape(count, self.inner, (end - start) * self.n)]
 
     def workspace(self) -> Array:
-        """Return memory for the columns or the partial sums of the largest piece."""
-        rows = self.band * self.o if self.views else self.inner
+        """Return memory for the columns of the largest piece."""
+        rows = 0 if self.views else self.inner
         size = max(((last - first) * (end - start) for first, last, start, end in self.pieces), default=0)
         return np.empty(rows * size * self.n, self.x.dtype)
 
@@ -241,9 +250,8 @@ def correlate(
                 if number == 0:
                     np.matmul(matrix, seen, out=block)
                 else:
-                    part = workspace[: block.size].reshape(block.shape)
-                    np.matmul(matrix, seen, out=part)
-                    np.add(block, part, out=block)
+                    for to, band in zip(block, seen, strict=True):
+                        multiply(matrix, band, to, add=True)
             if offsets is not None:
                 np.add(block, offsets, out=block)
 
@@ -256,53 +264,30 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, dilation
     oh, o, ow, _ = g.shape
     plan = _Plan(x, (o, x.shape[1], *kernel), stride, dilation, (oh, ow))
 
+    # BLAS is faster with the higher matrix first; from some height on, that does not pay for a transposed result.
+    height = plan.band * plan.o
+    upright = height >= min(128, plan.inner)
+
     def task(pieces: list[Piece]) -> list[Array]:
         workspace = plan.workspace()
-        totals: list[Array] = []
+        shape = (height, plan.inner) if upright else (plan.inner, height)
+        totals = [np.zeros(shape, x.dtype) for _ in range(plan.kw if plan.views else 1)]
         for piece in pieces:
             block = plan.block(g, piece)
-            parts = [_outer(block, seen) for seen in plan.seen(piece, workspace)]
-            totals = [total + part for total, part in zip(totals, parts, strict=True)] if totals else parts
+            for total, seen in zip(totals, plan.seen(piece, workspace), strict=True):
+                for a, b in zip(block, seen, strict=True):
+                    if upright:
+                        multiply(a, b.T, total, add=True)
+                    else:
+                        multiply(b, a.T, total, add=True)
         return totals
 
-    if plan.views and ow * plan.n <= _SHORT_ROWS:
-        return plan.from_weights(_whole_weight_gradient(plan, g))
     shares = plan.share(task)
     totals = shares[0]
     for share in shares[1:]:
-        totals = [a + b for a, b in zip(totals, share, strict=True)]
-    return plan.from_weights(totals)
-
-
-def _whole_weight_gradient(plan: _Plan, g: Array) -> list[Array]:
-    """Return what `correlate_weight` sums over bands in one product per kernel column, for rows that are short.
-
-    A product of short rows is mostly the writing of its result, once per band; so all rows are put side by side first.
-    """
-    size = plan.oh * plan.ow * plan.n
-    block = np.ascontiguousarray(g.transpose(1, 0, 2, 3)).reshape(plan.o, size)
-    h, c, n = plan.x.strides[0], plan.x.strides[1], plan.x.strides[-1]
-    shape = (plan.depth, plan.c, plan.oh, plan.ow * plan.n)
-
-    def task(j: int) -> Array:
-        seen = as_strided(plan.shifted(j), shape, (plan.dh * h, c, plan.sh * h, n), writeable=False)
-        return _outer(block[None], seen.reshape(1, plan.inner, size))
-
-    with single_threaded_blas():
-        if plan.threads == 1:
-            return [task(j) for j in range(plan.kw)]
-        return shared.run([partial(task, j) for j in range(plan.kw)])
-
-
-def _outer(a: Array, b: Array) -> Array:
-    """Return Σ a[k] b[k]ᵀ over the matrices of two batches."""
-    # BLAS is faster with the higher matrix first; from some height on, that does not pay for a transposed result.
-    if a.shape[1] >= min(128, b.shape[1]):
-        products = np.matmul(a, b.transpose(0, 2, 1))
-    else:
-        products = np.matmul(b, a.transpose(0, 2, 1)).transpose(0, 2, 1)
-    total: Array = products[0] if len(products) == 1 else products.sum(axis=0)
-    return total
+        for a, b in zip(totals, share, strict=True):
+            np.add(a, b, out=a)
+    return plan.from_weights(totals if upright else [total.T for total in totals])
 
 
 def spread(g: Array, weight: Array, *, size: Pair, stride: Pair, dilation: Pair) -> Array:
@@ -334,3 +319,87 @@ def spread(g: Array, weight: Array, *, size: Pair, stride: Pair, dilation: Pair)
             ends = [i * n // count for i in range(count + 1)]
             shared.run([partial(task, [(a, b)]) for a, b in pairwise(ends)])
     return total
+
+
+def gather(g: Array, weight: Array, *, size: Pair, before: Pair, stride: Pair, dilation: Pair) -> Array:
+    """Return the gradient (H, C, W, N) of an input without its padding, from g (OH, O, OW, N).
+
+    The other way round from `spread`: every row of the input, and in it the columns of every remainder modulo the
+    stride, is the sum of the few products that reach it, and is written once.
+
+    Args:
+        g: contiguous.
+        weight: (O, C, KH, KW).
+        size: (H, W) without padding.
+        before: rows and columns of padding above and to the left.
+        stride, dilation: of the convolution.
+    """
+    oh, o, ow, n = g.shape
+    _, c, kh, kw = weight.shape
+    (h, w), (top, left), (sh, sw), (dh, dw) = size, before, stride, dilation
+    gx: Array = np.empty((h, c, w, n), g.dtype)
+    matrices = _filters(weight, sh)
+    columns = [_reached(s, w, left, ow, kw, sw, dw) for s in range(sw)]
+
+    def task(first: int, last: int) -> None:
+        buffer = np.empty(c * -(-w // sw) * n, g.dtype)
+        for row in range(first, last):
+            reached = ((i, *divmod(row + top - (kh - 1 - i) * dh, sh)) for i in range(kh))
+            met = [(i, at) for i, at, rest in reached if not rest and 0 <= at < oh]
+            # Without dilation the rows of g that are met are neighbours: one product for all.
+            runs = [(*met[0], len(met))] if dh == 1 and met else [(i, at, 1) for i, at in met]
+            for s, taps in enumerate(columns):
+                width = len(range(s, w, sw))
+                total = buffer[: c * width * n].reshape(c, width * n)
+                whole = bool(runs) and bool(taps) and taps[0][1:3] == (0, width)
+                if not whole:
+                    total[...] = 0
+                for number, (q, start, end, seen) in enumerate(taps):
+                    for place, (i, at, count) in enumerate(runs):
+                        matrix = matrices[q, i % sh, i // sh : i // sh + count].reshape(count * o, c)
+                        lines = g[at : at + count].reshape(count * o, ow * n)[:, seen * n : (seen + end - start) * n]
+                        multiply(matrix.T, lines, total[:, start * n : end * n], add=number + place > 0 or not whole)
+                gx[row, :, s::sw] = total.reshape(c, width, n)
+
+    with single_threaded_blas():
+        count = min(cpus(), h) if g.size * c * kh * kw > _SMALL else 1
+        ends = [i * h // count for i in range(count + 1)]
+        tasks = [partial(task, a, b) for a, b in pairwise(ends)]
+        if count == 1:
+            tasks[0]()
+        elif count:
+            shared.run(tasks)
+    return gx
+
+
+def _reached(
+    s: int, width: int, left: int, ow: int, kw: int, stride: int, dilation: int
+) -> list[tuple[int, int, int, int]]:
+    """Return what the columns s, s + stride, ... of an image get: (kernel column, first and last of them, first of g).
+
+    The kernel column that reaches most of them comes first.
+    """
+    count = len(range(s, width, stride))
+    found = []
+    for q in range(kw):
+        at, rest = divmod(s + left - q * dilation, stride)  # the column of g that meets the first of them
+        start, end = max(0, -at), min(count, ow - at)
+        if not rest and start < end:
+            found.append((q, start, end, start + at))
+    return sorted(found, key=lambda tap: tap[1] - tap[2])
+
+
+def _filters(weight: Array, stride: int) -> Array:
+    """Return the weight (O, C, KH, KW) as matrices of one kernel element each: (KW, stride, ⌈KH / stride⌉, O, C).
+
+    Kernel rows are counted from the last one backwards, and those with the same remainder lie side by side.
+    """
+    o, c, kh, kw = weight.shape
+    out: Array = np.empty((kw, stride, -(-kh // stride), o, c), weight.dtype)
+
+    def task(first: int, last: int) -> None:
+        for i in range(kh):
+            out[:, i % stride, i // stride, first:last] = weight[first:last, :, kh - 1 - i].transpose(2, 0, 1)
+
+    in_parts(task, o, _COPYING * weight.size)
+    return out

@@ -12,7 +12,7 @@ from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
-__all__ = ["Crew", "cpus", "in_parts", "shared", "single_threaded_blas"]
+__all__ = ["Crew", "blas_files", "cpus", "in_parts", "shared", "single_threaded_blas"]
 
 IDLE_SECONDS = 1.0
 
@@ -39,6 +39,11 @@ def _blas() -> tuple[Any, ...]:
     from threadpoolctl import ThreadpoolController
 
     return tuple(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+def blas_files() -> list[str]:
+    """Return the paths of the BLAS libraries loaded."""
+    return [str(library.filepath) for library in _blas()]
 
 
 _blas_lock = threading.Lock()

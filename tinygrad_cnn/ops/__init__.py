@@ -47,7 +47,7 @@ from .elementwise import (
 )
 from .linear import einsum, linear, matmul
 from .losses import dropout, pick, place
-from .normalisation import inverse_deviation, scale_shift, standardise
+from .normalisation import batch_norm, inverse_deviation, scale_shift, standardise
 from .pooling import avg_pool2d, avg_pool2d_input_gradient, max_pool2d, max_pool2d_input_gradient, max_pool2d_select
 from .reductions import (
     amax,
@@ -94,6 +94,7 @@ __all__ = [
     "astype",
     "avg_pool2d",
     "avg_pool2d_input_gradient",
+    "batch_norm",
     "broadcast_to",
     "clip",
     "concatenate",

@@ -74,7 +74,8 @@ def relu(xp: Any, x: Any, *, at_zero: float = 0.0) -> Any:
     Raises:
         OptionError: `at_zero` is outside [0, 1].
     """
-    return xp.maximum(x, 0)
+    fast = getattr(kernels(x), "relu", None)
+    return xp.maximum(x, 0) if fast is None else fast(x)
 
 
 @relu.vjp("x", "g [x > 0], at x = 0 g at_zero")
@@ -107,6 +108,9 @@ relu.error_sample(_bad_at_zero)
 def relu_gradient(xp: Any, g: Any, x: Any, *, at_zero: float) -> Any:
     """Return g where x > 0, `at_zero` g where x = 0, and 0 elsewhere: linear in g, piecewise constant in x."""
     # Chosen, not multiplied: 0 times an infinite gradient would be a NaN.
+    fast = getattr(kernels(g), "relu_gradient", None)
+    if fast is not None and not at_zero and g.shape == x.shape:
+        return fast(g, x)
     choose = kernels(g).masked
     y = choose(x > 0, g)
     return y + choose(x == 0, at_zero * g) if at_zero else y

@@ -10,13 +10,14 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from ..backend import kernels
 from ..errors import OptionError, ShapeError
 from ..op import op
 from .reductions import mean
 from .reductions import sum as sum_of
 from .rules import axes_of, normal_axes, per_input_element, reduced_shape
 
-__all__ = ["inverse_deviation", "scale_shift", "standardise"]
+__all__ = ["batch_norm", "inverse_deviation", "scale_shift", "standardise"]
 
 Shape = tuple[int, ...]
 
@@ -150,3 +151,88 @@ def _(rng: Any) -> Iterator[Any]:
 def _(rng: Any) -> Iterator[Any]:
     yield (rng.normal(size=(2, 3)), rng.normal(size=2)), {}, ShapeError, "3 channels"
     yield (rng.normal(size=(2, 3)), rng.normal(size=3), rng.normal(size=2)), {}, ShapeError, "3 channels"
+
+
+def _batch_shape(x: Shape, weight: Shape | None = None, bias: Shape | None = None, *, eps: float) -> Shape:
+    if len(x) < 2 or any(s is not None and tuple(s) != (x[1],) for s in (weight, bias)):
+        raise ShapeError(
+            f"batch_norm: x {x} with {x[1] if len(x) > 1 else 'no'} channels needs weight and bias of shape "
+            f"{(x[1],) if len(x) > 1 else '(c,)'}, got {weight} and {bias}"
+        )
+    _check("batch_norm", x, (0, *range(2, len(x))))
+    return x
+
+
+@op(
+    shape=_batch_shape,
+    flops=per_input_element(10),
+    family="normalisation",
+    convert={"eps": _positive},
+    source="Ioffe & Szegedy, ICML 2015",
+)
+def batch_norm(xp: Any, x: Any, weight: Any = None, bias: Any = None, *, eps: float) -> Any:
+    """y[n, c, ...] = weight[c] (x - μ[c]) / √(σ²[c] + eps) + bias[c], with mean and variance over all but the channels.
+
+    It is `scale_shift` of `standardise` in one, which passes over memory less often.
+
+    Raises:
+        ShapeError: there is nothing to average, or there is not one weight and one bias per channel.
+    """
+    _batch_shape(x.shape, None if weight is None else weight.shape, None if bias is None else bias.shape, eps=eps)
+    fast = getattr(kernels(x), "batch_norm", None)
+    y = None if fast is None else fast(x, weight, bias, eps=eps)
+    if y is not None:
+        return y
+    spread = (1, -1) + (1,) * (x.ndim - 2)
+    axes = (0, *range(2, x.ndim))
+    y = x - x.mean(axis=axes, keepdims=True)
+    y /= xp.sqrt((y * y).mean(axis=axes, keepdims=True) + eps)
+    if weight is not None:
+        y = y * weight.reshape(spread)
+    return y if bias is None else y + bias.reshape(spread)
+
+
+def _standard(x: Any, eps: float) -> Any:
+    return standardise(x, axis=(0, *range(2, len(x.shape))), eps=eps)
+
+
+@batch_norm.vjp("x", "weight (g - mean g - x̂ mean(g x̂)) / √(σ² + eps)")
+def _(g: Any, y: Any, x: Any, weight: Any = None, bias: Any = None, *, eps: float) -> Any:
+    axes, standard = (0, *range(2, len(x.shape))), _standard(x, eps)
+    if weight is not None:
+        g = scale_shift(g, weight)
+    inner = g - mean(g, axis=axes, keepdims=True) - standard * mean(g * standard, axis=axes, keepdims=True)
+    return inner * inverse_deviation(x, axis=axes, eps=eps)
+
+
+@batch_norm.vjp("weight", "Σ g x̂ over all but the channels")
+def _(g: Any, y: Any, x: Any, weight: Any = None, bias: Any = None, *, eps: float) -> Any:
+    return sum_of(g * _standard(x, eps), axis=(0, *range(2, len(x.shape))))
+
+
+@batch_norm.vjp("bias", "Σ g over all but the channels")
+def _(g: Any, y: Any, x: Any, weight: Any = None, bias: Any = None, *, eps: float) -> Any:
+    return sum_of(g, axis=(0, *range(2, len(x.shape))))
+
+
+@batch_norm.all_vjps
+def _(g: Any, y: Any, x: Any, weight: Any = None, bias: Any = None, *, eps: float) -> Any:
+    fast = getattr(kernels(x), "batch_norm_gradients", None)
+    return None if fast is None else fast(g, x, weight, eps=eps)
+
+
+@batch_norm.sample
+def _(rng: Any) -> Iterator[Any]:
+    yield (rng.normal(size=(4, 3, 2, 2)), rng.normal(size=3), rng.normal(size=3)), {"eps": 1e-5}
+    yield (rng.normal(size=(2, 2, 4, 4)), rng.normal(size=2), rng.normal(size=2)), {"eps": 1e-3}
+    yield (rng.normal(size=(5, 3)), rng.normal(size=3)), {"eps": 1e-3}
+    yield (rng.normal(size=(3, 2, 4)),), {"eps": 1e-2}
+    yield (rng.normal(size=(3, 0)), rng.normal(size=0), rng.normal(size=0)), {"eps": 1e-3}
+
+
+@batch_norm.error_sample
+def _(rng: Any) -> Iterator[Any]:
+    yield (rng.normal(size=(2, 3)), rng.normal(size=2)), {"eps": 1e-5}, ShapeError, "3 channels"
+    yield (rng.normal(size=3),), {"eps": 1e-5}, ShapeError, "no channels"
+    yield (rng.normal(size=(0, 4)),), {"eps": 1e-5}, ShapeError, "no elements"
+    yield (rng.normal(size=(3, 4)),), {"eps": -1.0}, OptionError, "eps must be"

@@ -1,0 +1,92 @@
+"""Products that add to what is there: C = A B + C, straight from the BLAS library that NumPy has loaded.
+
+NumPy's matmul can only overwrite its result, so a sum of products costs a buffer and another pass over memory per term.
+The library that NumPy brings along can add, and is called here through ctypes. Where it is not found, or does not pass
+a test, NumPy does the same in two steps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from .threads import blas_files
+
+__all__ = ["multiply"]
+
+Array = np.ndarray[Any, Any]
+Call = Callable[..., None]
+
+_ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112  # of cblas.h
+# Symbols as NumPy's wheels, Debian and conda have them; "64_" says that sizes are 64 bits wide.
+_NAMES = ("scipy_cblas_{}gemm64_", "cblas_{}gemm64_", "scipy_cblas_{}gemm", "cblas_{}gemm")
+
+
+@cache
+def _gemm(kind: str) -> Call | None:
+    """Return cblas_sgemm ("f") or cblas_dgemm ("d") of NumPy's own library, or None."""
+    letter, real = {"f": ("s", ctypes.c_float), "d": ("d", ctypes.c_double)}[kind]
+    for path in blas_files():
+        try:
+            library = ctypes.CDLL(path)
+        except OSError:
+            continue
+        for name in _NAMES:
+            call = getattr(library, name.format(letter), None)
+            if call is None:
+                continue
+            size = ctypes.c_int64 if name.endswith("64_") else ctypes.c_int
+            place = ctypes.c_void_p
+            call.argtypes = (
+                *[ctypes.c_int] * 3, size, size, size, real, place, size, place, size, real, place, size
+            )  # fmt: skip
+            call.restype = None
+            if _works(call, kind):
+                return call  # type: ignore[no-any-return]
+    return None
+
+
+def _works(call: Call, kind: str) -> bool:
+    """Whether a product of small whole numbers comes out right."""
+    a, b, c = np.arange(6, dtype=kind).reshape(2, 3), np.arange(12, dtype=kind).reshape(3, 4), np.ones((2, 4), kind)
+    expected = a @ b + c
+    call(_ROW_MAJOR, _PLAIN, _PLAIN, 2, 4, 3, 1.0, a.ctypes.data, 3, b.ctypes.data, 4, 1.0, c.ctypes.data, 4)
+    return bool((c == expected).all())
+
+
+def _stored(a: Array) -> tuple[int, int] | None:
+    """Return how BLAS is told about a matrix: as it lies or transposed, and the step from line to line."""
+    (rows, columns), (down, across), size = a.shape, a.strides, a.itemsize
+    if (across == size or columns == 1) and down % size == 0 and (down >= columns * size or rows == 1):
+        return _PLAIN, max(down // size, columns)
+    if (down == size or rows == 1) and across % size == 0 and (across >= rows * size or columns == 1):
+        return _TRANSPOSED, max(across // size, rows)
+    return None
+
+
+def multiply(a: Array, b: Array, out: Array, *, add: bool = False) -> None:
+    """Write the matrix product a b to `out`, or add it to what is there; all of one type, `out` with whole rows."""
+    if a.shape[1] != b.shape[0] or out.shape != (a.shape[0], b.shape[1]) or not a.dtype == b.dtype == out.dtype:
+        raise ValueError(
+            f"multiply: {a.dtype} {a.shape} times {b.dtype} {b.shape} does not fit {out.dtype} {out.shape}; sizes "
+            "must agree and types be the same"
+        )
+    if not out.flags.writeable:
+        raise ValueError("multiply: the result is read-only")
+    call = _gemm(out.dtype.char) if out.dtype.char in "fd" else None
+    left, right, result = _stored(a), _stored(b), _stored(out)
+    if not (call and left and right and result and result[0] == _PLAIN and out.size and a.size):
+        if add:
+            out += np.matmul(a, b)
+        else:
+            np.matmul(a, b, out=out)
+        return
+    call(
+        _ROW_MAJOR, left[0], right[0], out.shape[0], out.shape[1], a.shape[1], 1.0,
+        a.__array_interface__["data"][0], left[1], b.__array_interface__["data"][0], right[1],
+        1.0 if add else 0.0, out.__array_interface__["data"][0], result[1],
+    )  # fmt: skip
