@@ -6,7 +6,9 @@ the host counts as a wait for the device, which can be forbidden.
 """
 
 import math
+import sys
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import numpy as np
 from cuda_on_cpu import COMPILER, CpuModule
@@ -41,21 +43,52 @@ def _waited(what):
         raise WaitError(f"{what} waits for the device")
 
 
+_HERE = Path(__file__).resolve()
+_TESTS = str(_HERE.parent)
+_NOT_TESTS = (str(_HERE), str(_HERE.parent / "cuda_on_cpu"))
+_PACKAGE = (str(_HERE.parent.parent / "tinygrad_cnn"), str(_HERE.parent.parent / "viz"))
+
+
+def asked_by_a_test():
+    """Return whether the code that asks is that of a test, which may look at values as it likes, or the package's."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(_PACKAGE):
+            return False
+        if name.startswith(_TESTS) and not name.startswith(_NOT_TESTS):
+            return True
+        frame = frame.f_back
+    return False
+
+
+class _DEVICE:
+    id = 0
+
+
 class Array:
-    """A device array. What NumPy would do by itself (convert, compare, mix) raises."""
+    """A device array. What NumPy would do by itself (convert, compare, mix) raises, unless a test wants to compare."""
 
     __slots__ = ("__weakref__", "_held")
-    __array_ufunc__ = None
     __hash__ = None
 
     def __init__(self, held):
         self._held = np.asarray(held)
 
-    def __array__(self, *args, **kwargs):
-        raise TypeError("no implicit conversion to a NumPy array; use to_host")
+    def __array__(self, dtype=None, copy=None):
+        if not asked_by_a_test():
+            raise TypeError("no implicit conversion to a NumPy array; use to_host")
+        return np.array(self._held, dtype)
 
-    def __array_function__(self, function, *args):
-        raise TypeError(f"numpy.{function.__name__} got a device array")
+    def __array_function__(self, function, types, args, kwargs):
+        if not asked_by_a_test():
+            raise TypeError(f"numpy.{function.__name__} got a device array")
+        return function(*_on_host(args), **_on_host(kwargs))
+
+    def __array_ufunc__(self, ufunc, method, *args, **kwargs):
+        if not asked_by_a_test():
+            raise TypeError(f"numpy.{ufunc.__name__} got a device array")
+        return getattr(ufunc, method)(*_on_host(args), **_on_host(kwargs))
 
     @property
     def base(self):
@@ -93,6 +126,14 @@ class Array:
         _waited("float()")
         return float(self._held)
 
+    @property
+    def device(self):
+        return _DEVICE
+
+    def get(self):
+        """The array on the host, under CuPy's name for it."""
+        return to_host(self)
+
     def __repr__(self):
         return f"standin.Array({self._held!r})"
 
@@ -120,10 +161,21 @@ def _define_operators():
 _define_operators()
 
 
+def _on_host(value):
+    """Return a value with all device arrays in it as NumPy arrays."""
+    if isinstance(value, Array):
+        return value._held
+    if isinstance(value, (tuple, list)):
+        return type(value)(_on_host(v) for v in value)
+    if isinstance(value, dict):
+        return {k: _on_host(v) for k, v in value.items()}
+    return value
+
+
 def _inner(value):
     if isinstance(value, Array):
         return value._held
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and not asked_by_a_test():
         raise TypeError("a NumPy array met a device array; bring it over with asarray")
     if isinstance(value, (tuple, list)):
         return type(value)(_inner(v) for v in value)
@@ -144,7 +196,8 @@ def _outer(value):
 
 def asarray(values, dtype=None):
     held = values._held if isinstance(values, Array) else np.asarray(values)
-    return values if isinstance(values, Array) and dtype in (None, held.dtype) else Array(np.array(held, dtype=dtype))
+    same = dtype is None or np.dtype(dtype) == held.dtype
+    return values if isinstance(values, Array) and same else Array(np.array(held, dtype=dtype))
 
 
 class _Ufunc:
@@ -192,14 +245,20 @@ class Module:
 
 
 class Generator:
-    """Random numbers, made by NumPy and brought over."""
+    """Random numbers, made by NumPy and brought over. As with CuPy's, the state of its bits has no public name."""
 
     def __init__(self, seed):
         self._inner = np.random.Generator(np.random.PCG64(seed))
 
     def __getattr__(self, name):
         value = getattr(self._inner, name)
-        return _outer(value) if callable(value) else value
+        if not callable(value):
+            raise AttributeError(name)
+        return _outer(value)
+
+
+def _set_generator_state(generator, state):
+    generator._inner.bit_generator.state = state
 
 
 def to_host(array):
@@ -220,8 +279,18 @@ def _raw_module(code, options=()):
     return CpuModule(code, options, unwrap=lambda a: a._held if isinstance(a, Array) else a)
 
 
-# With a C++ compiler the kernels in CUDA C run too, each thread as a fiber; without one, the generic table serves.
-_kernels = CudaKernels(xp, _erf, _raw_module) if COMPILER else DeviceKernels(xp, _erf)
+_generic = DeviceKernels(xp, _erf)
+_own = CudaKernels(xp, _erf, _raw_module) if COMPILER else _generic
+_kernels = _own
+
+
+def use_own_kernels(wanted):
+    """Choose between the kernels in CUDA C, run where a C++ compiler is, each thread as a fiber, and the generic table.
+
+    The first take seconds for what the second does in milliseconds.
+    """
+    global _kernels
+    _kernels = _own if wanted else _generic
 
 
 def install():
@@ -239,5 +308,18 @@ def install():
             context=lambda index: nullcontext(),
             synchronize=lambda index: None,
             index_of=lambda array: 0,
+            generator_state=lambda generator: dict(generator._inner.bit_generator.state),
+            set_generator_state=_set_generator_state,
         )
     )
+
+
+def made_there(made):
+    """Return `Tensor.made` such that a test which wraps a NumPy array gets a tensor on the stand-in."""
+
+    def wrap(cls, array, *rest):
+        if isinstance(array, np.ndarray) and asked_by_a_test():
+            array = asarray(array)
+        return made.__func__(cls, array, *rest)
+
+    return classmethod(wrap)

@@ -242,6 +242,9 @@ def test_a_label_that_is_no_class_is_never_silent():
     x = Tensor(np.zeros((2, 3)), device="standin")
     loss = F.cross_entropy(x, Tensor(np.array([0, 3]), device="standin"))
     assert np.isnan(loss.item())
+    rows = F.one_hot(Tensor(np.array([1, 2]), device="standin"), 2).numpy()
+    assert rows[0].tolist() == [0, 1]
+    assert np.isnan(rows[1]).all()
 
 
 def test_an_edit_in_place_is_noticed_on_the_device_too():

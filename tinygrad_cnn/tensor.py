@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 
 from . import autodiff, graph, ops
@@ -20,6 +21,7 @@ from .backend import (
     int64,
     is_float,
     namespace,
+    on_host,
     to_host,
 )
 from .backend.delivery import deliver_as
@@ -74,16 +76,15 @@ def _with_plain_arrays(data: Any) -> Any:
 
 
 def _as_array(data: Any, dtype: Any, device: Device | None) -> Any:
-    """Copy data into a new array on a device."""
-    if isinstance(data, Traced):
-        data = data.array
-    data = _with_plain_arrays(data)
+    """Copy data into a new array on a device: the given one, that of the tensors or the GPU's array, or the current."""
+    given = data
+    data = _with_plain_arrays(data.array if isinstance(data, Traced) else data)
     known = hasattr(data, "dtype")
     if device is None:
-        try:
-            device = device_of(data)
-        except DeviceError:
-            device = current_device()
+        device = current_device()
+        if data is not given or not on_host(data):  # a NumPy array names no device
+            with suppress(DeviceError):
+                device = device_of(data)
     xp = device.xp
     try:
         array = device.asarray(data)
@@ -143,7 +144,8 @@ class Tensor(Traced):
         data: numbers, nested lists of them, an array or a tensor. It is always copied: a later write to `data` changes
             nothing here. Python floats become float32, arrays keep their type.
         dtype: element type: float16, float32, float64, an integer type or bool.
-        device: "cpu", "cuda", "cuda:1" or a `Device`. Default: where `data` is, or `use_device()`.
+        device: "cpu", "cuda", "cuda:1" or a `Device`. Default: that of a tensor or of a GPU's array,
+            and for everything else what `use_device()` says.
         requires_grad: record what is computed from this tensor, so that `backward()` can fill in `grad`.
         name: a name for pictures and messages.
 
@@ -593,7 +595,17 @@ class Tensor(Traced):
                 "before would be lost; build the new values with where() or concatenate(), or write under no_grad()"
             )
         array = self.array.copy()
-        array[ops.shapes.plain_index(index)] = value.array if isinstance(value, Traced) else value
+        xp = namespace(array)
+        if isinstance(value, Traced):
+            if namespace(value.array) is not xp:
+                raise DeviceError(
+                    f"cannot write values on {device_of(value.array)} into a tensor on {self.device}; "
+                    f"bring them over with .to('{self.device}')"
+                )
+            value = value.array
+        elif not isinstance(value, (int, float, bool)):
+            value = xp.asarray(value)
+        array[ops.shapes.placed(xp, ops.shapes.plain_index(index))] = value
         self.array = array
         self.edited()
 

@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     from .progress import duration
     from .report import as_json, grouped, print_evaluation
 
-    trained = networks.load(arguments.network or networks.latest_run())
+    with use_device(Device(arguments.device)):
+        trained = networks.load(arguments.network or networks.latest_run())
     folder = arguments.data or trained.data
     splits = data.mnist(folder, normalise=trained.normalise)
     dataset = getattr(splits, arguments.split)
@@ -44,8 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
     if dataset.labels.max() >= trained.classes:
         raise DataError(f"{trained.path} tells {trained.classes} classes apart, the data have more")
     with use_device(Device(arguments.device)):
-        if arguments.device != "cpu":
-            trained.model.to(arguments.device)
         result = train.evaluate(trained.model, data.DataLoader(dataset, arguments.batch_size))
     if arguments.json:
         print(

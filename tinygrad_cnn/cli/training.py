@@ -282,9 +282,9 @@ def _set_up(options: Options, device: str) -> _Setup:
     assert isinstance(normalise, data.Affine)  # every name in --normalise is one
     fitted, held_out = _split(splits.train, options)
     classes = splits.train.classes or 10
-    model = networks.build(options.model, classes, splits.train.images.shape[1:])
-    if device != "cpu":
-        model.to(device)
+    with use_device("cpu"):  # the seed gives the same weights on every device
+        model = networks.build(options.model, classes, splits.train.images.shape[1:])
+    model.to(device)
     background = -normalise.zero / normalise.scale
     transform = data.transforms.digits(options.augment, fill=background) if options.augment else None
     loader = data.DataLoader(fitted, options.batch_size, shuffle=True, seed=options.seed, transform=transform)

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ..backend import Device, current_device, float64, generator
+from ..backend import current_device, float64, generator_states, restore_generators
 from ..captured import CapturedStep, compile
 from ..errors import CheckpointError, OptionError, TinygradError
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -292,13 +292,15 @@ class _Run:
     def save(self) -> None:
         if self.checkpoint is None:
             return
+        generators = generator_states()
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "stopping": None if self.stopping is None else self.stopping.state_dict(),
             "loader": self.train.state_dict() if hasattr(self.train, "state_dict") else None,
-            "generator": generator(Device("cpu")).bit_generator.state,
+            "generator": generators.pop("cpu"),
+            "generators": generators,
             "history": list(self.history),
             "stopped": self.history.stopped,
             "progress": {
@@ -346,4 +348,4 @@ class _Run:
         self.epoch, self.step, self.steps_done = progress["epoch"], progress["step"], progress["steps_done"]
         self.seconds, self.lr = progress["seconds"], progress["lr"]
         self.sums = _Sums(**progress["sums"])
-        generator(Device("cpu")).bit_generator.state = state["generator"]
+        restore_generators({"cpu": state["generator"], **state.get("generators", {})})
