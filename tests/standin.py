@@ -2,9 +2,12 @@
 
 It is as strict as CuPy and stricter: arrays never turn into NumPy arrays by themselves, operands of both kinds do not
 mix, reductions give arrays without axes instead of numbers, `empty` is filled with NaN, and every look at a value from
-the host counts as a wait for the device, which can be forbidden.
+the host counts as a wait for the device, which can be forbidden. Functions, methods and parameters that CuPy does not
+have are refused (fixtures/cupy_names.json tells which it has), and so is what it would do otherwise than NumPy.
 """
 
+import inspect
+import json
 import math
 import sys
 from contextlib import contextmanager, nullcontext
@@ -16,6 +19,14 @@ from cuda_on_cpu import COMPILER, CpuModule
 from tinygrad_cnn.backend.cuda_kernels import CudaKernels
 from tinygrad_cnn.backend.device import Backend, register
 from tinygrad_cnn.backend.device_kernels import DeviceKernels
+
+# The names that CuPy offers, with their parameters; written by fixtures/make_cupy_names.py.
+NAMES = json.loads((Path(__file__).parent / "fixtures" / "cupy_names.json").read_text(encoding="utf-8"))
+# What finds out how large its result is has to wait for the device.
+_SIZED_BY_VALUES = {"nonzero", "flatnonzero", "argwhere", "unique", "compress", "extract", "count_nonzero"}
+# Element types that `add.at` takes, and operations that reduce or accumulate.
+_ATOMIC = {"int32", "int64", "uint32", "uint64", "float16", "float32", "float64"}
+_REDUCING = {"add", "multiply"}
 
 waits = 0
 _forbidden = False
@@ -74,6 +85,9 @@ class Array:
 
     def __init__(self, held):
         self._held = np.asarray(held)
+        kind = self._held.dtype
+        if kind.kind not in "fiubc" or kind.itemsize > 16 or not kind.isnative:
+            raise TypeError(f"a device array cannot hold {kind}")
 
     def __array__(self, dtype=None, copy=None):
         if not asked_by_a_test():
@@ -101,18 +115,28 @@ class Array:
         return (Array(v) for v in self._held)
 
     def __getitem__(self, index):
-        return Array(self._held[_inner(index)])
+        index = _inner(index)
+        _look_at_masks(index)
+        return Array(self._held[index])
 
     def __setitem__(self, index, value):
-        self._held[_inner(index)] = _inner(value)
+        index, value = _inner(index), _inner(value)
+        if np.size(value) > 1 and any(isinstance(i, (list, np.ndarray)) for i in _parts(index)):
+            places = np.arange(self._held.size).reshape(self._held.shape)[index]
+            if len(np.unique(places)) < places.size:
+                raise ValueError("an element is assigned twice; which value stays is not defined on a device")
+        self._held[index] = value
 
     def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name in ("item", "tolist"):
+        functions = NAMES["array"]["functions"]
+        if name.startswith("__") or (name not in functions and name not in NAMES["array"]["values"]):
+            raise AttributeError(f"CuPy's arrays have no {name}")
+        if name in ("item", "tolist") or name in _SIZED_BY_VALUES:
             _waited(name)
-            return getattr(self._held, name)
-        return _outer(getattr(self._held, name))
+        value = getattr(self._held, name)
+        if name in ("item", "tolist"):
+            return value
+        return _checked(f"array.{name}", value, functions[name]) if name in functions else _outer(value)
 
     def __bool__(self):
         _waited("bool()")
@@ -145,6 +169,8 @@ def _define_operators():
             method = f"__{kind}{name}__"
 
             def operate(self, other, method=method, in_place=kind == "i"):
+                if hasattr(other, "__array_ufunc__") and not isinstance(other, (Array, np.ndarray, np.generic)):
+                    return NotImplemented  # a tensor decides itself
                 result = getattr(self._held, method)(_inner(other))
                 if result is NotImplemented:
                     return result
@@ -159,6 +185,48 @@ def _define_operators():
 
 
 _define_operators()
+
+
+def _parts(index):
+    return index if isinstance(index, tuple) else (index,)
+
+
+def _look_at_masks(index):
+    """A mask gives as many elements as it holds, which only a look at it tells."""
+    if any(getattr(getattr(i, "dtype", None), "kind", "") == "b" and np.ndim(i) for i in _parts(index)):
+        _waited("an index by a mask")
+
+
+def _signature(parameters):
+    kinds = inspect.Parameter
+    kind, optional, made = kinds.POSITIONAL_OR_KEYWORD, False, []
+    for text in parameters:
+        name = text.strip("*=")
+        if name == "self":
+            continue
+        if text.startswith("**"):
+            made.append(kinds(name, kinds.VAR_KEYWORD))
+        elif text.startswith("*"):
+            made.append(kinds(name, kinds.VAR_POSITIONAL))
+            kind = kinds.KEYWORD_ONLY
+        else:
+            optional = optional or text.endswith("=")
+            made.append(kinds(name, kind, default=None if optional else kinds.empty))
+    return inspect.Signature(made)
+
+
+def _checked(name, function, parameters):
+    """Return NumPy's function on device arrays, called only as CuPy's can be called."""
+    signature = _signature(parameters)
+
+    def call(*args, **kwargs):
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"CuPy's {name}{signature} cannot be called like that: {error}") from error
+        return _outer(function(*_inner(args), **_inner(kwargs)))
+
+    return call
 
 
 def _on_host(value):
@@ -201,22 +269,71 @@ def asarray(values, dtype=None):
 
 
 class _Ufunc:
-    """A function that also has `at`, as `add.at`."""
+    """A function of elements, with what CuPy's have beside the call."""
 
     def __init__(self, function):
         self._function = function
 
     def __call__(self, *args, **kwargs):
-        return _outer(self._function(*_inner(args), **_inner(kwargs)))
+        unknown = kwargs.keys() - {"out", "dtype", "casting"}
+        if unknown:
+            raise TypeError(f"CuPy's {self._function.__name__} takes no {unknown}")
+        inner = _inner(kwargs)
+        result = self._function(*_inner(args), **inner)
+        return kwargs["out"] if kwargs.get("out") is not None else _outer(result)
 
     def at(self, target, index, values):
+        if self._function.__name__ not in ("add", "subtract", "maximum", "minimum") or str(target.dtype) not in _ATOMIC:
+            raise TypeError(f"CuPy's {self._function.__name__}.at does not take {target.dtype}")
         self._function.at(target._held, _inner(index), _inner(values))
 
+    def _reducing(self, kind):
+        if self._function.__name__ not in _REDUCING:
+            raise NotImplementedError(f"CuPy's {self._function.__name__}.{kind} is not supported")
+        return _outer(getattr(self._function, kind))
 
-class Module:
-    """The array module: NumPy's functions on device arrays."""
+    @property
+    def reduce(self):
+        return self._reducing("reduce")
+
+    @property
+    def accumulate(self):
+        return self._reducing("accumulate")
+
+
+class _Part:
+    """A part of the array module: what CuPy has of it."""
+
+    def __init__(self, names, numpy):
+        self._names, self._numpy = names, numpy
+
+    def __getattr__(self, name):
+        value = getattr(self._numpy, name)
+        if name in self._names["functions"]:
+            function = _checked(name, value, self._names["functions"][name])
+            if name in _SIZED_BY_VALUES:
+                _waited(name)
+            return function
+        if name in self._names["ufuncs"]:
+            return _Ufunc(value)
+        if name in self._names["values"]:
+            return value
+        raise AttributeError(f"CuPy has no {name}")
+
+
+class _Lib:
+    stride_tricks = _Part(NAMES["stride_tricks"], np.lib.stride_tricks)
+
+
+class Module(_Part):
+    """The array module: NumPy's functions on device arrays, as far as CuPy has them."""
 
     __name__ = "standin"
+    linalg = _Part(NAMES["linalg"], np.linalg)
+    lib = _Lib()
+
+    def __init__(self):
+        super().__init__(NAMES["module"], np)
 
     def asarray(self, values, dtype=None):
         return asarray(values, dtype)
@@ -229,6 +346,11 @@ class Module:
         held.fill(np.nan if held.dtype.kind == "f" else 97)
         return Array(held)
 
+    def where(self, condition, *values):
+        if not values:
+            _waited("where without values")
+        return _outer(np.where(_inner(condition), *_inner(values)))
+
     @property
     def ogrid(self):
         class Grid:
@@ -236,12 +358,6 @@ class Module:
                 return [Array(g) for g in np.ogrid[key]]
 
         return Grid()
-
-    def __getattr__(self, name):
-        value = getattr(np, name)
-        if isinstance(value, np.ufunc):
-            return _Ufunc(value)
-        return _outer(value)
 
 
 class Generator:
@@ -251,10 +367,9 @@ class Generator:
         self._inner = np.random.Generator(np.random.PCG64(seed))
 
     def __getattr__(self, name):
-        value = getattr(self._inner, name)
-        if not callable(value):
-            raise AttributeError(name)
-        return _outer(value)
+        if name not in NAMES["generator"]["functions"]:
+            raise AttributeError(f"CuPy's generators have no {name}")
+        return _checked(f"Generator.{name}", getattr(self._inner, name), NAMES["generator"]["functions"][name])
 
 
 def _set_generator_state(generator, state):

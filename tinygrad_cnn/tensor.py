@@ -25,6 +25,7 @@ from .backend import (
     to_host,
 )
 from .backend.delivery import deliver_as
+from .backend.device import CPU, namespaces
 from .backend.dtypes import as_dtype
 from .backend.exposure import expose
 from .errors import DeviceError, DTypeError, GraphError, OptionError, ShapeError
@@ -87,7 +88,8 @@ def _as_array(data: Any, dtype: Any, device: Device | None) -> Any:
                 device = device_of(data)
     xp = device.xp
     try:
-        array = device.asarray(data)
+        # Another library may refuse on the way over what is told better here.
+        array = data if known and not on_host(data) and type(data) in namespaces else CPU.asarray(data)
     except (ValueError, TypeError) as error:
         raise DTypeError(f"cannot make a tensor of {type(data).__name__}: {error}") from error
     if array.dtype.kind not in "fiub":
@@ -98,7 +100,9 @@ def _as_array(data: Any, dtype: Any, device: Device | None) -> Any:
     if dtype is None:
         dtype = default_float if array.dtype.kind == "f" and not known else array.dtype
     dtype = as_dtype(dtype)
-    return xp.array(array, dtype=dtype, copy=True, subok=False, order="K")
+    if not array.dtype.isnative:
+        array = array.astype(as_dtype(array.dtype))  # no device knows the other byte order
+    return xp.array(device.asarray(array), dtype=dtype, copy=True, subok=False, order="K")
 
 
 class Size(int):
