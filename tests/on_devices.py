@@ -18,6 +18,7 @@ _LOOKS = "values on a GPU are not looked at: what is wrong becomes NaN there, as
 _NO_ARRAYS = "no tensor is made in it"
 CPU_ALONE: dict[str, str] = {
     "test_architecture": _NO_ARRAYS,
+    "test_bench_gpu": _ITSELF,
     "test_bench_report": "it measures beside PyTorch on the CPU; what is measured on a GPU is in test_gpu",
     "test_compile_review": _CAPTURED,
     "test_compile_step": _CAPTURED,

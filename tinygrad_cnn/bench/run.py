@@ -18,7 +18,7 @@ from .measure import Result, machine, versions
 from .peers import torch_or_none
 from .work import WORK, Settings
 
-__all__ = ["main", "run"]
+__all__ = ["main", "run", "write"]
 
 
 def run(names: Iterable[str], settings: Any, show: Any = None, work: Any = None) -> list[Result]:
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = run(given.groups or work, settings, show, work)
     if given.json is not None:
         report = {"machine": about, "versions": used, "results": [result.as_dict() for result in results]}
-        _write(given.json, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write(given.json, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         console.print(f"written to {given.json}")
     return 0
 
@@ -130,7 +130,7 @@ def _line(result: Result, escape: Any) -> str:
     return f"{escape(result.work):52} {numbers} {escape(result.note)}".rstrip()
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
