@@ -180,7 +180,7 @@ class Contest:
 
         return step
 
-    def _captured(self, model: Any) -> Step:
+    def _captured(self, model: Any) -> Any:
         self.compiled = compile(model, self.loss, optim.Adam(model.parameters(), lr=1e-3))
         return self.compiled
 
