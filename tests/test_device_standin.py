@@ -323,8 +323,13 @@ def test_training_for_an_epoch_waits_as_often_whatever_the_number_of_steps():
         with tg.use_device("standin"):
             model = models.LeNet5()
             before = standin.waits
-            train_package.fit(model, data.DataLoader(pictures, 4), optimizer=optim.Adam(model.parameters()), epochs=2)
+            seen = []
+            train_package.fit(
+                model, data.DataLoader(pictures, 4), optimizer=optim.Adam(model.parameters()), epochs=2,
+                checkpoint_every=None, on_step=lambda p, seen=seen: seen.append(p.step),
+            )  # fmt: skip
             waited.append(standin.waits - before)
+            assert seen == [*range(1, count // 4 + 1)] * 2
     assert waited[0] == waited[1]
 
 

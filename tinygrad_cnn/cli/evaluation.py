@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..backend import Device, use_device
+from ..backend import Device, current_device, use_device
 from ..errors import DataError
 from . import networks
 from .main import Run
@@ -22,7 +22,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--data", metavar="FOLDER", help="a folder of IDX files [default: what it was trained on]")
     parser.add_argument("--split", choices=["test", "train"], default="test", help="which part of the data")
     parser.add_argument("--batch-size", type=int, metavar="N", default=500, help="images at a time")
-    parser.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--device", metavar="NAME", default=str(current_device()), help="cpu, cuda or cuda:1")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return run
 

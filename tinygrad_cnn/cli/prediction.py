@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Device, use_device
+from ..backend import Device, current_device, use_device
 from ..errors import DataError, MissingExtraError
 from . import networks
 from .main import Run
@@ -32,7 +32,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--as-is", action="store_true", help="only bring images to the size of the network: no "
                         "inversion, no centring")  # fmt: skip
     parser.add_argument("--show", action="store_true", help="print what the network sees")
-    parser.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--device", metavar="NAME", default=str(current_device()), help="cpu, cuda or cuda:1")
     parser.add_argument("--json", action="store_true", help="print one JSON object per file and nothing else")
     return run
 

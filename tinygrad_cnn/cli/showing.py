@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..backend import Device, use_device
+from ..backend import Device, current_device, use_device
 from ..errors import CheckpointError, OptionError
 from . import networks
 from .main import Run
@@ -32,7 +32,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--layer", metavar="PATH", help="which layer, for filters and Grad-CAM")
     parser.add_argument("--data", metavar="FOLDER", help="a folder of IDX files [default: what it was trained on]")
     parser.add_argument("--theme", choices=["light", "dark"], default="light", help="colours")
-    parser.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--device", metavar="NAME", default=str(current_device()), help="cpu, cuda or cuda:1")
     return run
 
 

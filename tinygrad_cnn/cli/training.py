@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..backend import Device, manual_seed, use_device
+from ..backend import Device, current_device, manual_seed, use_device
 from ..data.normalise import NORMALISATIONS
 from ..errors import CheckpointError, MissingExtraError, OptionError
 from ..files import write_text
@@ -135,7 +135,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     )
     how.add_argument("--seed", type=_from_0, metavar="N", help="decides all that is random [default: 0]")
     where = parser.add_argument_group("where it runs and writes")
-    where.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda or cuda:1")
+    where.add_argument("--device", metavar="NAME", default=str(current_device()), help="cpu, cuda or cuda:1")
     where.add_argument("--out", metavar="FOLDER", help="run folder, new or empty [default: runs/MODEL-DATE-TIME]")
     where.add_argument("--resume", metavar="FOLDER", help="go on with the run in this folder, with its own options")
     where.add_argument(

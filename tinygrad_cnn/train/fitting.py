@@ -83,6 +83,30 @@ class _Sums:
         return {"loss": float(self.loss), "right": int(self.right), "samples": self.samples, "classes": self.classes}
 
 
+class _Watched(Progress):
+    """Progress whose means are computed when somebody looks at them, because every look waits for the device."""
+
+    def __init__(self, run: _Run, epochs: int, steps: int) -> None:
+        self.run = run
+        super().__init__(run.epoch + 1, epochs, run.step, steps)
+
+    @property
+    def loss(self) -> float:
+        return self.run.sums.means()[0]
+
+    @loss.setter
+    def loss(self, value: float) -> None:
+        pass
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.run.sums.means()[1]
+
+    @accuracy.setter
+    def accuracy(self, value: float | None) -> None:
+        pass
+
+
 def fit(
     model: Any,
     train: Any,
@@ -212,7 +236,7 @@ def _epoch(
     """Train for the rest of one epoch; return False if it was stopped before its end."""
     run.model.train()
     steps = len(run.train) if hasattr(run.train, "__len__") else 0
-    progress = Progress(run.epoch + 1, epochs, run.step, steps)
+    progress = _Watched(run, epochs, steps)
     started = saved = perf_counter()
     before = run.sums.samples
     on_host = current_device().kind == "cpu"
@@ -230,7 +254,6 @@ def _epoch(
         if on_step is not None:
             progress.step, progress.samples = run.step, run.sums.samples
             progress.fresh = run.sums.samples - before
-            progress.loss, progress.accuracy = run.sums.means()
             on_step(progress)
         last = run.step == steps
         if on_host or last or run.step % _LOOK_EVERY == 0:
