@@ -15,6 +15,7 @@ _ITSELF = "it names its devices itself"
 _CAPTURED = "it counts replays of steps that are captured on the CPU"
 _LABELS = "the function holds labels of its own, which cannot be on both devices that are compared"
 _LOOKS = "values on a GPU are not looked at: what is wrong becomes NaN there, as test_device_standin says"
+_PROCESS = "the command runs in a process of its own, on the CPU"
 _NO_ARRAYS = "no tensor is made in it"
 CPU_ALONE: dict[str, str] = {
     "test_architecture": _NO_ARRAYS,
@@ -29,7 +30,7 @@ CPU_ALONE: dict[str, str] = {
     "test_device_standin": _ITSELF,
     "test_gpu": _ITSELF,
     "test_docs": _TEXT,
-    "test_examples": "examples run in processes of their own, on the CPU",
+    "test_examples": _PROCESS,
     "test_exercises_format": _NO_ARRAYS,
     "test_exercises_grading": "exercises are written with NumPy",
     "test_exercises_sheets": "exercises are written with NumPy",
@@ -41,7 +42,7 @@ CPU_ALONE: dict[str, str] = {
     "test_kernels_strides": "kernels of the CPU",
     "test_kernels_threads": "kernels of the CPU",
     "test_kernels_twins": "kernels of the CPU",
-    "test_train_kill": "the process that is killed trains on the CPU",
+    "test_train_kill": _PROCESS,
     "test_viz_at_work": "its networks are shared by all tests; test_device_standin draws those of a device",
     "test_viz_display": _TEXT,
     "test_viz_draw": _TEXT,
@@ -49,6 +50,9 @@ CPU_ALONE: dict[str, str] = {
     "test_viz_ir": _TEXT,
     "test_viz_page_browser": _TEXT,
     "test_viz_page_file": _TEXT,
+    "test_cli_train::test_an_interruption_ends_after_the_step_and_the_run_resumes_to_the_same_weights": _PROCESS,
+    "test_cli_commands::test_help_starts_without_what_only_commands_need": _PROCESS,
+    "test_cli_commands::test_the_module_runs_as_the_command_and_a_closed_pipe_is_no_error": _PROCESS,
     "test_autodiff_backward::test_gradients_returned_by_grad_can_be_written_to": _NUMPY,
     "test_autodiff_backward::test_the_gradient_a_hook_of_a_scalar_sees_is_a_proper_tensor": _TEXT,
     "test_autodiff_inplace::test_a_raw_write_to_a_result_that_a_rule_reads_is_an_error": _NUMPY,

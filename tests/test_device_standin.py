@@ -333,6 +333,25 @@ def test_training_for_an_epoch_waits_as_often_whatever_the_number_of_steps():
     assert waited[0] == waited[1]
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: tg.zeros(2, device=d),
+        lambda d: tg.full(2, 1.5, device=d),
+        lambda d: tg.arange(3, device=d),
+        lambda d: tg.eye(2, device=d),
+        lambda d: tg.rand(2, device=d),
+        lambda d: tg.randn(2, device=d),
+        lambda d: Tensor([1.0], device=d),
+        lambda d: nn.Linear(2, 3, device=d).weight,
+    ],
+)
+def test_what_is_made_on_a_device_makes_it_the_current_one(make):
+    standin.entered.clear()
+    assert make("standin").device.kind == "standin"
+    assert 0 in standin.entered
+
+
 # Pictures, commands
 
 

@@ -102,7 +102,8 @@ def _as_array(data: Any, dtype: Any, device: Device | None) -> Any:
     dtype = as_dtype(dtype)
     if not array.dtype.isnative:
         array = array.astype(as_dtype(array.dtype))  # no device knows the other byte order
-    return xp.array(device.asarray(array), dtype=dtype, copy=True, subok=False, order="K")
+    with device.context():
+        return xp.array(device.asarray(array), dtype=dtype, copy=True, subok=False, order="K")
 
 
 class Size(int):
@@ -1106,7 +1107,9 @@ def full(
     if dtype is None:
         kind = type(fill_value)
         dtype = bool_ if kind is bool else int64 if kind is int else default_float
-    return _finished(_place(device).xp.full(_sizes((shape,)), fill_value, dtype=as_dtype(dtype)), requires_grad)
+    place = _place(device)
+    with place.context():
+        return _finished(place.xp.full(_sizes((shape,)), fill_value, dtype=as_dtype(dtype)), requires_grad)
 
 
 def zeros(*shape: Any, dtype: Any = None, device: Device | str | None = None, requires_grad: bool = False) -> Tensor:
@@ -1129,7 +1132,9 @@ def arange(
         raise OptionError("arange: step must not be 0")
     if dtype is None:
         dtype = int64 if all(isinstance(v, int) for v in (start, stop, step)) else default_float
-    return _finished(_place(device).xp.arange(start, stop, step).astype(as_dtype(dtype)), False)
+    place = _place(device)
+    with place.context():
+        return _finished(place.xp.arange(start, stop, step).astype(as_dtype(dtype)), False)
 
 
 def eye(
@@ -1137,7 +1142,9 @@ def eye(
 ) -> Tensor:
     """Return the n x m matrix (default: square) with ones on its diagonal."""
     columns = None if m is None else int(m)
-    return _finished(_place(device).xp.eye(int(n), columns, dtype=as_dtype(dtype or default_float)), False)
+    place = _place(device)
+    with place.context():
+        return _finished(place.xp.eye(int(n), columns, dtype=as_dtype(dtype or default_float)), False)
 
 
 def _random(draw: str, shape: tuple[Any, ...], dtype: Any, device: Device | str | None, requires_grad: bool) -> Tensor:
@@ -1146,8 +1153,9 @@ def _random(draw: str, shape: tuple[Any, ...], dtype: Any, device: Device | str 
     if not is_float(dtype):
         raise DTypeError(f"random numbers are floats, got dtype {dtype}")
     wide = dtype if dtype.itemsize >= 4 else float32
-    values = getattr(generator(place), draw)(size=_sizes(shape), dtype=wide)
-    return _finished(place.xp.asarray(values).astype(dtype, copy=False), requires_grad)
+    with place.context():
+        values = getattr(generator(place), draw)(size=_sizes(shape), dtype=wide)
+        return _finished(place.xp.asarray(values).astype(dtype, copy=False), requires_grad)
 
 
 def rand(*shape: Any, dtype: Any = None, device: Device | str | None = None, requires_grad: bool = False) -> Tensor:

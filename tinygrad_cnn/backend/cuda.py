@@ -28,6 +28,8 @@ def _count() -> int:
 
 def _asarray(values: Any, dtype: Any, index: int) -> Any:
     with cupy.cuda.Device(index):
+        if isinstance(values, cupy.ndarray) and values.device.id != index:
+            values = values.copy()  # onto the current device; `asarray` would leave it where it is
         return cupy.asarray(values, dtype=dtype)
 
 
