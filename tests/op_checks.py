@@ -1,10 +1,12 @@
 """The checks that every op has to pass, as functions, so that tests can also show which wrong rules they catch."""
 
 import numpy as np
+from on_devices import there
 from op_twins import TWINS
 
 import tinygrad_cnn  # noqa: F401 - importing the package fills the table
 from tinygrad_cnn import Tensor, grad
+from tinygrad_cnn.backend.device import namespaces
 from tinygrad_cnn.graph import Observer, Traced, observing
 from tinygrad_cnn.op import TABLE
 
@@ -21,6 +23,10 @@ def is_float_array(x):
     return isinstance(x, np.ndarray) and x.dtype.kind == "f"
 
 
+def is_array(x):
+    return x.__class__ in namespaces
+
+
 def differentiable(op, arrays):
     """Return the positions of the inputs that have a rule and hold floats."""
     return [i for i, x in enumerate(arrays) if is_float_array(x) and op.rule(i) is not None]
@@ -28,7 +34,8 @@ def differentiable(op, arrays):
 
 def tensors(arrays, wanted):
     """Wrap arrays that are to be differentiated; the others stay as they are."""
-    return [Tensor.made(np.array(x)).requires_grad_() if i in wanted else x for i, x in enumerate(arrays)]
+    copies = [np.array(x) if i in wanted else x for i, x in enumerate(arrays)]
+    return [Tensor.made(there(x)).requires_grad_() if i in wanted else there(x) for i, x in enumerate(copies)]
 
 
 def numeric(function, x, h=2e-4):
@@ -61,7 +68,7 @@ def check_forward(op, seed=0):
     for arrays, options in samples(op, seed):
         with np.errstate(all="ignore"):
             expected = np.asarray(TWINS[op.name](*arrays, **options))
-        actual = op(*arrays, **options)
+        actual = op(*there(arrays), **there(options))
         assert actual.shape == expected.shape, f"{op.name}: shape {actual.shape} instead of {expected.shape}"
         assert_near(actual, expected, op.name, 1e-12)
 
@@ -77,14 +84,15 @@ def check_first_derivatives(op, seed=0):
 def _compare_first(op, arrays, options, rng):
     wanted = differentiable(op, arrays)
     inputs = tensors(arrays, wanted)
-    y = op(*inputs, **options)
+    y = op(*inputs, **there(options))
     assert y.requires_grad, f"{op.name} did not record"
     seeds = rng.normal(size=y.shape)
-    exact = grad(y, [inputs[i] for i in wanted], [seeds], allow_unused=True)
+    exact = grad(y, [inputs[i] for i in wanted], [there(seeds)], allow_unused=True)
     for i, gx in zip(wanted, exact, strict=True):
 
         def loss(x, i=i):
-            return float((op(*arrays[:i], x, *arrays[i + 1 :], **options) * seeds).sum())
+            moved = there((*arrays[:i], x, *arrays[i + 1 :]))
+            return float((op(*moved, **there(options)) * there(seeds)).sum())
 
         actual = np.zeros(arrays[i].shape) if gx is None else gx.array
         assert_near(actual, numeric(loss, arrays[i]), f"{op.name}: gradient of input {i}")
@@ -103,13 +111,13 @@ def check_second_derivatives(op, seed=0):
 
 def _compare_second(op, arrays, options, rng):
     wanted = differentiable(op, arrays)
-    seeds = rng.normal(size=op(*arrays, **options).shape)
-    weights = {i: rng.normal(size=arrays[i].shape) for i in wanted}
+    seeds = rng.normal(size=op(*there(arrays), **there(options)).shape)
+    weights = {i: there(rng.normal(size=arrays[i].shape)) for i in wanted}
 
     def first(values, g, create_graph=False):
         inputs = tensors(values, wanted)
-        y = op(*inputs, **options)
-        g = Tensor.made(np.asarray(g)).requires_grad_()
+        y = op(*inputs, **there(options))
+        g = Tensor.made(there(np.asarray(g))).requires_grad_()
         variables = [inputs[i] for i in wanted]
         rows = grad(y, variables, [g], create_graph=create_graph, allow_unused=True)
         return [*variables, g], dict(zip(wanted, rows, strict=True))
@@ -128,7 +136,7 @@ def _compare_second(op, arrays, options, rng):
 
             at = seeds if j is None else arrays[j]
             direction = rng.normal(size=at.shape)
-            actual = 0.0 if gj is None else float((gj.array * direction).sum())
+            actual = 0.0 if gj is None else float((gj.array * there(direction)).sum())
             assert_near(
                 actual, along(product, at, direction), f"{op.name}: second derivative by ({i}, {j})", tolerance=1e-6
             )
@@ -139,7 +147,7 @@ def check_shape_rule(op, seed=0):
         shapes = [None if x is None else np.shape(x) for x in arrays]
         promised = op.shape(*shapes, **options)
         assert isinstance(promised, tuple)
-        assert promised == op(*arrays, **options).shape, f"{op.name}: the shape rule says {promised}"
+        assert promised == op(*there(arrays), **there(options)).shape, f"{op.name}: the shape rule says {promised}"
 
 
 class TypesSeen(Observer):
@@ -163,17 +171,21 @@ def check_type_is_kept(op, dtype, seed=0):
         types = TypesSeen()
         with observing(types):
             inputs = tensors(arrays, wanted)
-            y = op(*inputs, **options)
+            y = op(*inputs, **there(options))
             found = [y]
             if wanted:
                 variables = [inputs[i] for i in wanted]
-                g = Tensor.made(np.ones(y.shape, dtype)).requires_grad_()
+                g = Tensor.made(there(np.ones(y.shape, dtype))).requires_grad_()
                 rows = grad(y, variables, [g], create_graph=True, allow_unused=True)
                 for row in rows:
                     found.append(row)
                     if row is not None and row.requires_grad:
                         found += grad(
-                            row, [*variables, g], [np.ones(row.shape, dtype)], retain_graph=True, allow_unused=True
+                            row,
+                            [*variables, g],
+                            [there(np.ones(row.shape, dtype))],
+                            retain_graph=True,
+                            allow_unused=True,
                         )
         wide = {name: by for name, by in types.seen.items() if name in others}
         assert not wide, f"{op.name}: {dtype} became {wide}"
@@ -184,9 +196,9 @@ def check_type_is_kept(op, dtype, seed=0):
 
 def frozen(arrays):
     """Return copies that cannot be written to."""
-    copies = [x.copy() if isinstance(x, np.ndarray) else x for x in arrays]
+    copies = there([x.copy() if isinstance(x, np.ndarray) else x for x in arrays])
     for x in copies:
-        if isinstance(x, np.ndarray):
+        if is_array(x):
             x.flags.writeable = False
     return copies
 
@@ -195,10 +207,10 @@ def check_inputs_stay_as_they_are(op, seed=0):
     """Forward and every rule must work on arrays that cannot be written to, and must not hand them out."""
     rng = np.random.default_rng(seed)
     for arrays, options in samples(op, seed):
-        inputs = frozen(arrays)
+        inputs, options = frozen(arrays), there(options)
         y = op(*inputs, **options)
         for i, x in enumerate(inputs):
-            if isinstance(x, np.ndarray) and op.name not in VIEWS:
+            if is_array(x) and op.name not in VIEWS:
                 assert not np.shares_memory(x, y), f"{op.name}: the result shares memory with input {i}"
         if y.dtype.kind != "f":
             continue
@@ -223,15 +235,16 @@ def layouts(x):
 def check_layouts(op, seed=0):
     rng = np.random.default_rng(seed)
     for arrays, options in samples(op, seed):
-        y = op(*arrays, **options)
+        y = op(*there(arrays), **there(options))
         g = rng.normal(size=y.shape)
         rules = differentiable(op, arrays) if y.dtype.kind == "f" else []
-        expected = [op.rule(i)(g, y, *arrays, **options) for i in rules]
+        expected = [op.rule(i)(there(g), y, *there(arrays), **there(options)) for i in rules]
         for variant in zip(*[list(layouts(x)) for x in arrays], strict=True):
-            assert_near(op(*variant, **options), y, f"{op.name}: other strides", 1e-12)
-            for g_variant in layouts(g):
+            variant = there(variant)
+            assert_near(op(*variant, **there(options)), y, f"{op.name}: other strides", 1e-12)
+            for g_variant in map(there, layouts(g)):
                 for i, e in zip(rules, expected, strict=True):
-                    actual = op.rule(i)(g_variant, y, *variant, **options)
+                    actual = op.rule(i)(g_variant, y, *variant, **there(options))
                     assert_near(actual, e, f"{op.name}: other strides, gradient of input {i}", 1e-12)
 
 

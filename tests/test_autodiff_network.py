@@ -41,11 +41,11 @@ def set_parameters(net, vector):
 
 
 def flat(tensors):
-    return np.concatenate([t.array.reshape(-1) for t in tensors])
+    return np.concatenate([t.numpy().reshape(-1) for t in tensors])
 
 
 def loss_of(net):
-    return F.cross_entropy(net(Tensor(IMAGES)), LABELS, label_smoothing=0.1)
+    return F.cross_entropy(net(Tensor(IMAGES)), Tensor(LABELS), label_smoothing=0.1)
 
 
 def test_the_gradient_of_a_network_is_its_slope_along_any_direction():
@@ -73,7 +73,7 @@ def test_hessian_times_vector_is_the_slope_of_the_gradient_and_symmetric():
         parameters = list(net.parameters())
         first = grad(loss_of(net), parameters, create_graph=True)
         slope = sum(
-            (g * part).sum()
+            (g * Tensor(part)).sum()
             for g, part in zip(first, np.split(direction, np.cumsum([p.size for p in parameters])[:-1]), strict=True)
             for part in [part.reshape(g.shape)]
         )
@@ -109,9 +109,10 @@ def test_a_step_against_the_gradient_lowers_the_loss():
 
 def test_gradients_of_a_batch_are_the_mean_of_those_of_its_examples():
     layer = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)).double()
-    whole = flat(grad(F.cross_entropy(layer(IMAGES), LABELS), list(layer.parameters())))
+    images, labels = Tensor(IMAGES), Tensor(LABELS)
+    whole = flat(grad(F.cross_entropy(layer(images), labels), list(layer.parameters())))
     each = [
-        flat(grad(F.cross_entropy(layer(IMAGES[i : i + 1]), LABELS[i : i + 1]), list(layer.parameters())))
+        flat(grad(F.cross_entropy(layer(images[i : i + 1]), labels[i : i + 1]), list(layer.parameters())))
         for i in range(3)
     ]
     assert np.allclose(whole, np.mean(each, axis=0))
@@ -128,7 +129,7 @@ def test_third_derivatives_are_exact():
 
 def test_the_cross_entropy_of_a_linear_model_is_convex():
     x = RNG.normal(size=(6, 3))
-    labels = np.array([0, 1, 1, 0, 1, 0])
+    labels = Tensor([0, 1, 1, 0, 1, 0])
     h = hessian(lambda w: F.cross_entropy(Tensor(x) @ w, labels), Tensor(RNG.normal(size=(3, 2)))).array.reshape(6, 6)
     assert np.allclose(h, h.T)
     assert np.linalg.eigvalsh(h).min() > -1e-12

@@ -11,7 +11,7 @@ import pytest
 from tinygrad_cnn import nn
 from tinygrad_cnn.bench import WORK, Result, compare, main
 from tinygrad_cnn.bench.peers import Pair, lenet_pair, torch_or_none
-from tinygrad_cnn.bench.work import Settings, _images
+from tinygrad_cnn.bench.work import Settings, images
 
 
 def test_contestants_take_turns():
@@ -46,7 +46,7 @@ def test_ratios_say_how_many_times_as_good_we_are(result, ratio, met):
 
 
 def test_both_sides_of_the_benchmark_compute_the_same_losses():
-    worst = lenet_pair().disagreement([_images(16, seed) for seed in range(20)])
+    worst = lenet_pair().disagreement([images(16, seed) for seed in range(20)])
     assert worst < 1e-4
 
 

@@ -166,8 +166,6 @@ def test_small_convolutions_take_our_kernels_and_large_ones_the_matrix_product()
     assert compiler.ran == ["conv2d"]
     table.conv2d(np.ones((1, 64, 8, 8), np.float32), np.ones((8, 64, 3, 3), np.float32), **plain)
     assert compiler.ran == ["conv2d"]
-    assert cuda_kernels.engine_for(6 * 25) == "direct"
-    assert cuda_kernels.engine_for(64 * 9) == "gemm"
 
 
 @needs_compiler

@@ -4,27 +4,23 @@ A green run here does not prove that CuPy behaves the same; it proves that nothi
 mixes arrays of two libraries, or waits for the device where it must not.
 """
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import standin
+from on_devices import CPU_ALONE, runs_on_the_standin
 
 import tinygrad_cnn as tg
-from tinygrad_cnn import Tensor, models, nn, ops, optim
+from tinygrad_cnn import Tensor, data, models, nn, ops, optim
+from tinygrad_cnn import train as train_package
 from tinygrad_cnn.backend import Device, to_host
+from tinygrad_cnn.cli import main
 from tinygrad_cnn.errors import DeviceError, GraphError
 from tinygrad_cnn.nn import functional as F  # noqa: N812
-from tinygrad_cnn.op import TABLE
 
 standin.install()
-
-
-def over(value):
-    """Bring the arrays in a value to the stand-in."""
-    if isinstance(value, np.ndarray):
-        return standin.asarray(value)
-    if isinstance(value, (tuple, list)):
-        return type(value)(over(v) for v in value)
-    return value
 
 
 def host(value):
@@ -35,41 +31,6 @@ def same(a, b):
     np.testing.assert_allclose(host(a), host(b), rtol=1e-10, atol=1e-12)
     assert host(a).dtype == host(b).dtype
     assert host(a).shape == host(b).shape
-
-
-def cases():
-    for name, op in TABLE.items():
-        if name == "to_device":
-            continue  # its option is a device
-        for i, (arrays, options) in enumerate(op.samples(np.random.default_rng(0))):
-            yield pytest.param(op, arrays, options, id=f"{name}-{i}")
-
-
-@pytest.mark.parametrize(("op", "arrays", "options"), list(cases()))
-def test_every_op_and_its_gradients_are_the_same_on_both_libraries(op, arrays, options):
-    results = []
-    for bring in (lambda v: v, over):
-        brought = {k: bring(v) for k, v in options.items()}
-        inputs = [Tensor.made(bring(a)) if isinstance(a, np.ndarray) else a for a in arrays]
-        for i, x in enumerate(inputs):
-            if isinstance(x, Tensor) and x.dtype.kind == "f" and op.rule(i) is not None:
-                x.requires_grad = True
-        y = op(*inputs, **brought)
-        found = [y]
-        wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
-        if y.requires_grad:
-            seed = np.random.default_rng(1).normal(size=y.shape)
-            first = tg.grad(y, wanted, bring(seed), create_graph=True, allow_unused=True)
-            found += [g for g in first if g is not None]
-            again = [g for g in first if g is not None and g.requires_grad]
-            if again:
-                second = tg.grad(again, wanted, [g.detach() for g in again], allow_unused=True)
-                found += [g for g in second if g is not None]
-        results.append(found)
-    assert len(results[0]) == len(results[1])
-    for a, b in zip(*results, strict=True):
-        assert isinstance(b.array, standin.Array)
-        same(a, b)
 
 
 LOSSES = {
@@ -242,6 +203,9 @@ def test_a_label_that_is_no_class_is_never_silent():
     x = Tensor(np.zeros((2, 3)), device="standin")
     loss = F.cross_entropy(x, Tensor(np.array([0, 3]), device="standin"))
     assert np.isnan(loss.item())
+    rows = F.one_hot(Tensor(np.array([1, 2]), device="standin"), 2).numpy()
+    assert rows[0].tolist() == [0, 1]
+    assert np.isnan(rows[1]).all()
 
 
 def test_an_edit_in_place_is_noticed_on_the_device_too():
@@ -285,3 +249,263 @@ def test_an_index_list_goes_where_the_indexed_tensor_is():
     x[[0, 2, 2]].sum().backward()
     assert x.grad.tolist() == [1.0, 0.0, 2.0]
     assert x[np.array([1])].tolist() == [2.0]
+
+
+# What is done at every step, and must not wait
+
+
+@pytest.fixture
+def generic():
+    """Compute with the generic kernels, which take milliseconds where those in CUDA C, run on the CPU, take seconds."""
+    standin.use_own_kernels(False)
+    yield
+    standin.use_own_kernels(True)
+
+
+def stateful():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.MaxPool2d(4), nn.Flatten(),
+        nn.LayerNorm(4 * 49), nn.GELU(), nn.Linear(4 * 49, 10),
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("generic")
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_loader_model_loss_clipping_optimizer_and_schedule_never_wait(kind):
+    rng = np.random.default_rng(0)
+    pictures = data.ArrayDataset(rng.random((20, 1, 28, 28), dtype=np.float32), rng.integers(0, 10, 20))
+    with tg.use_device("standin"):
+        tg.manual_seed(0)
+        model = stateful()
+        rule = OPTIMIZERS[kind](list(model.parameters()))
+        schedule = optim.lr_scheduler.CosineAnnealingLR(rule, 10)
+        loader = data.DataLoader(pictures, 4, shuffle=True, seed=0)
+        losses = []
+        for _ in range(2):
+            with standin.no_waiting():
+                for x, y in loader:
+                    assert isinstance(x.array, standin.Array)
+                    rule.zero_grad()
+                    loss = F.cross_entropy(model(x), y, label_smoothing=0.1)
+                    loss.backward()
+                    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                    nn.utils.clip_grad_norm_(model.parameters(), 1.0, float("inf"))
+                    nn.utils.clip_grad_value_(model.parameters(), 0.5)
+                    rule.step()
+                    schedule.step()
+                    losses.append(loss)
+    assert all(np.isfinite(loss.item()) for loss in losses)
+
+
+def test_data_that_live_on_the_device_are_gathered_there_without_waiting():
+    pictures = data.TensorDataset(
+        Tensor(np.arange(80, dtype=np.uint8).reshape(20, 4), device="standin"),
+        Tensor(np.arange(20), device="standin"),
+    )
+    loader = data.DataLoader(pictures, 3, shuffle=True, seed=1, device="standin")
+    with standin.no_waiting():
+        batches = list(loader)
+    assert sorted(n for _, y in batches for n in y.tolist()) == list(range(20))
+    assert all((host(x)[:, 0] == 4 * host(y)).all() for x, y in batches)
+    part = data.Subset(pictures, [3, 5])
+    assert host(part.labels).tolist() == [3, 5]
+    ((x, y),) = data.DataLoader([(Tensor([1.0, 2.0], device="standin"), 3)] * 2, 2, device="standin")
+    assert x.tolist() == [[1, 2], [1, 2]]
+    assert y.tolist() == [3, 3]
+
+
+@pytest.mark.usefixtures("generic")
+def test_training_for_an_epoch_waits_as_often_whatever_the_number_of_steps():
+    waited = []
+    for count in (16, 64):
+        rng = np.random.default_rng(0)
+        pictures = data.ArrayDataset(rng.random((count, 1, 28, 28), dtype=np.float32), rng.integers(0, 10, count))
+        with tg.use_device("standin"):
+            model = models.LeNet5()
+            before = standin.waits
+            seen = []
+            train_package.fit(
+                model, data.DataLoader(pictures, 4), optimizer=optim.Adam(model.parameters()), epochs=2,
+                checkpoint_every=None, on_step=lambda p, seen=seen: seen.append(p.step),
+            )  # fmt: skip
+            waited.append(standin.waits - before)
+            assert seen == [*range(1, count // 4 + 1)] * 2
+    assert waited[0] == waited[1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: tg.zeros(2, device=d),
+        lambda d: tg.full(2, 1.5, device=d),
+        lambda d: tg.arange(3, device=d),
+        lambda d: tg.eye(2, device=d),
+        lambda d: tg.rand(2, device=d),
+        lambda d: tg.randn(2, device=d),
+        lambda d: Tensor([1.0], device=d),
+        lambda d: nn.Linear(2, 3, device=d).weight,
+    ],
+)
+def test_what_is_made_on_a_device_makes_it_the_current_one(make):
+    standin.entered.clear()
+    assert make("standin").device.kind == "standin"
+    assert 0 in standin.entered
+
+
+# Pictures, commands
+
+
+@pytest.mark.usefixtures("generic")
+def test_a_graph_and_a_network_at_work_are_drawn_from_a_device(tmp_path):
+    from tinygrad_cnn.viz import at_work
+
+    from tinygrad_cnn import viz
+
+    with tg.use_device("standin"):
+        tg.manual_seed(0)
+        model = models.LeNet5()
+        x = Tensor(np.random.default_rng(0).random((1, 1, 28, 28), dtype=np.float32))
+        loss = F.cross_entropy(model(x), [3])
+        assert "<svg" in viz.draw(loss, "both", engine="builtin").svg
+        viz.html(loss, str(tmp_path / "page.html"))
+        for picture in (
+            at_work.filters(model),
+            at_work.feature_maps(model, x.numpy()),
+            at_work.explanations(model, x.numpy()),
+            at_work.shift(model, x.numpy()),
+            at_work.vanishing(
+                np.random.default_rng(0).random((200, 1, 8, 8), dtype=np.float32), np.arange(200) % 10, steps=3
+            ),
+        ):
+            picture.save(tmp_path / "picture.png")
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """LeNet-5 trained by the command for an epoch on some digits, on each device."""
+    standin.install()
+    standin.use_own_kernels(False)
+    folder = tmp_path_factory.mktemp("runs")
+    for device in ("cpu", "standin"):
+        words = ["train", "--limit", "300", "--epochs", "2", "--no-pictures", "--out", str(folder / device)]
+        assert main([*words, "--device", device]) == 0
+    standin.use_own_kernels(True)
+    return folder
+
+
+def test_the_command_trains_the_same_network_on_a_device(runs):
+    history = {
+        d: [json.loads(line) for line in (runs / d / "history.jsonl").read_text().splitlines()]
+        for d in ("cpu", "standin")
+    }
+    for here, there in zip(history["cpu"], history["standin"], strict=True):
+        for name in ("train_loss", "val_loss"):
+            assert there[name] == pytest.approx(here[name], abs=1e-3)
+    options = [json.loads((runs / d / "options.json").read_text()) for d in ("cpu", "standin")]
+    assert options[0] == options[1]
+
+
+@pytest.mark.usefixtures("generic")
+def test_a_run_of_a_device_is_evaluated_shown_and_resumed_wherever_one_likes(runs, tmp_path, capsys, monkeypatch):
+    answers = []
+    for run, device in (("standin", "standin"), ("standin", "cpu"), ("cpu", "standin")):
+        assert main(["evaluate", str(runs / run), "--json", "--device", device]) == 0
+        answers.append(json.loads(capsys.readouterr().out)["accuracy"])
+    assert answers[0] == pytest.approx(answers[1], abs=1e-3)
+    assert answers[0] == pytest.approx(answers[2], abs=0.05)
+    for what in ("filters", "features", "why", "shift", "confusion", "mistakes"):
+        out = tmp_path / f"{what}.png"
+        assert main(["show", what, str(runs / "standin"), "--out", str(out), "--device", "standin"]) == 0
+        assert out.stat().st_size > 1000
+    digit = tmp_path / "digit.png"
+    pytest.importorskip("PIL.Image").fromarray(data.mnist().test.images[0, 0]).save(digit)
+    capsys.readouterr()
+    shares = []
+    for device in ("standin", "cpu"):
+        assert main(["predict", str(digit), "--model", str(runs / "standin"), "--json", "--device", device]) == 0
+        shares.append(json.loads(capsys.readouterr().out)["probabilities"])
+    assert shares[0] == pytest.approx(shares[1], abs=1e-4)
+    for run, device in (("cpu", "standin"), ("standin", "cpu")):
+        assert main(["train", "--resume", str(runs / run), "--device", device, "--no-pictures"]) == 0
+
+
+def test_a_device_that_is_not_there_ends_a_command_with_the_remedy(capsys):
+    for command in (["train"], ["evaluate"], ["show", "filters"], ["predict", "x.png"]):
+        assert main([*command, "--device", "standin:4"]) == 1
+        assert "machine has 1 of kind 'standin'" in capsys.readouterr().err
+
+
+# The stand-in refuses what CuPy would refuse
+
+
+def inside(text):
+    """Run code as the package does: a comparison by a test is let through, one by the package is not."""
+    names = {"xp": standin.xp, "x": standin.asarray(np.arange(6.0).reshape(2, 3)), "np": np, "standin": standin}
+    path = str(Path(tg.__file__).parent / "made_up.py")
+    return eval(compile(text, path, "eval"), names)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("np.asarray(x)", TypeError),
+        ("np.add(x, 1)", TypeError),
+        ("np.concatenate([x, x])", TypeError),
+        ("x + np.ones(3)", TypeError),
+        ("xp.add(x, 1, where=x > 2)", TypeError),
+        ("xp.sum(x, where=x > 2)", TypeError),
+        ("xp.max(x, initial=0)", TypeError),
+        ("xp.errstate(all='ignore')", AttributeError),
+        ("xp.maximum.reduce(x)", NotImplementedError),
+        ("xp.add.at(xp.zeros(3, dtype='int8'), xp.asarray([0]), 1)", TypeError),
+        ("xp.asarray(['a'])", TypeError),
+        ("xp.asarray([None])", TypeError),
+        ("xp.asarray(np.array([1.0], '>f8'))", TypeError),
+        ("xp.put_along_axis(x, xp.asarray([[0]]), 1.0, 1, True, 2)", TypeError),
+        ("x.setflags(write=False)", AttributeError),
+        ("x.__setitem__(xp.asarray([0, 0]), xp.ones((2, 3)))", ValueError),
+        ("xp.random.default_rng", AttributeError),
+    ],
+)
+def test_what_cupy_does_not_do_is_refused(text, error):
+    with pytest.raises(error):
+        inside(text)
+
+
+def test_what_cupy_does_is_let_through():
+    assert inside("xp.sum(x, axis=(0, 1), keepdims=True).shape") == (1, 1)
+    assert inside("x.sum().shape") == ()
+    assert isinstance(inside("x.sum()"), standin.Array)
+    assert inside("xp.add(x, 1, out=x) is x")
+    assert inside("x[xp.asarray([0, 0])].shape") == (2, 3)
+    assert inside("xp.isnan(xp.empty(3)).all().item()")
+
+
+@pytest.mark.parametrize(
+    "text", ["x[x > 2]", "bool(x[0, 0])", "xp.nonzero(x)", "xp.where(x > 1)", "xp.unique(x)", "x.item"]
+)
+def test_what_depends_on_values_waits(text):
+    with standin.no_waiting(), pytest.raises(standin.WaitError):
+        inside(text)
+
+
+# Which tests run here
+
+
+def test_the_table_of_what_runs_on_the_cpu_alone_names_tests_that_exist():
+    for name, reason in CPU_ALONE.items():
+        module, _, test = name.partition("::")
+        path = Path(__file__).with_name(f"{module}.py")
+        assert path.is_file(), f"{name} is no module of the tests"
+        assert reason
+        if test:
+            assert f"\ndef {test}(" in path.read_text(encoding="utf-8"), f"{name} is not there"
+            assert module not in CPU_ALONE, f"all of {module} runs on the CPU alone"
+
+
+def test_a_test_that_runs_on_the_standin_makes_its_tensors_there(request):
+    assert tg.zeros(1).device.kind == "cpu"  # this module names its devices itself
+    assert not runs_on_the_standin("test_device_standin", "any")
+    assert runs_on_the_standin("test_ops_torch", "any")
+    assert not runs_on_the_standin("test_tensor_methods", "test_dlpack_shares_memory_with_numpy")

@@ -372,10 +372,8 @@ def test_a_full_correlation_gives_every_pixel_every_element_of_the_kernel():
             OptionError,
             "smaller than stride",
         ),
-        (lambda: F.cross_entropy(np.ones((2, 3)), np.array([0, 3])), TinygradError, "0 ... 2"),
         (lambda: F.cross_entropy(np.ones((2, 3)), np.array([0])), ShapeError, "one label per row"),
         (lambda: F.cross_entropy(np.ones((2, 3)), np.array([[0], [1]])), ShapeError, "one label per row"),
-        (lambda: F.cross_entropy(np.ones((2, 3)), np.array([-100, -100])), TinygradError, "ignore_index"),
         (lambda: F.cross_entropy(np.ones((0, 3)), np.zeros(0, int)), ShapeError, "empty batch"),
         (lambda: F.cross_entropy(np.ones((2, 3)), np.array([0, 1]), reduction="max"), OptionError, "reduction"),
         (lambda: F.cross_entropy(np.ones((2, 3)), np.array([0, 1]), label_smoothing=2), OptionError, "label_smoothing"),
@@ -395,6 +393,15 @@ def test_mistakes_are_named_in_the_callers_words(call, error, message):
         call()
 
 
+def test_labels_that_are_no_classes_are_refused():
+    with pytest.raises(TinygradError, match=r"0 \.\.\. 2"):
+        F.cross_entropy(np.ones((2, 3)), np.array([0, 3]))
+    with pytest.raises(TinygradError, match="ignore_index"):
+        F.cross_entropy(np.ones((2, 3)), np.array([-100, -100]))
+    with pytest.raises(TinygradError, match=r"0 \.\.\. 1"):
+        F.one_hot(np.array([2]), 2)
+
+
 def test_losses_are_finite_for_extreme_logits():
     x = Tensor([[1e4, -1e4], [-1e4, 1e4]], requires_grad=True)
     loss = F.cross_entropy(x, np.array([0, 0]))
@@ -409,8 +416,6 @@ def test_losses_are_finite_for_extreme_logits():
 def test_one_hot_and_pad_are_pytorchs():
     assert F.one_hot(np.array([1, 0, 2])).tolist() == np.eye(3)[[1, 0, 2]].tolist()
     assert F.one_hot(np.array([1]), 4).shape == (1, 4)
-    with pytest.raises(TinygradError, match=r"0 \.\.\. 1"):
-        F.one_hot(np.array([2]), 2)
     assert F.pad(np.ones((1, 2)), (1, 0)).tolist() == [[0, 1, 1]]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from on_devices import there
 from torch_cases import CASES, weights
 
 from tinygrad_cnn import Tensor, grad, nn, ops
@@ -41,10 +42,10 @@ def test_the_fixtures_are_of_the_release_they_claim_and_complete(fixtures):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_values_and_derivatives_equal_pytorch(case, fixtures):
     xs = [Tensor(x, requires_grad=True) for x in case.inputs()]
-    y = case.ours(nn.functional, Ours(), *xs, *case.constants)
+    y = case.ours(nn.functional, Ours(), *xs, *there(case.constants))
     first = grad(y, xs, [weights(y.shape)], create_graph=True, allow_unused=True)
     first = [Tensor(np.zeros(x.shape)) if g is None else g for x, g in zip(xs, first, strict=True)]
-    total = sum((g * weights(g.shape, 1.0)).sum() for g in first)
+    total = sum((g * there(weights(g.shape, 1.0))).sum() for g in first)
     second = grad(total, xs, allow_unused=True) if total.requires_grad else [None] * len(xs)
     actual = (
         [y.array]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from on_devices import there
 
 from tinygrad_cnn import Tensor, nn, optim
 from tinygrad_cnn.errors import CheckpointError, GraphError, OptionError, ShapeError
@@ -126,7 +127,7 @@ def test_state_that_was_replaced_by_hand_is_used():
     adam = optim.Adam(params, lr=0.1)
     descend(params, adam, range(3))
     for p in params:
-        adam.state[p]["exp_avg"] = np.zeros(p.shape)
+        adam.state[p]["exp_avg"] = there(np.zeros(p.shape))
     before = [p.array.copy() for p in params]
     for p in params:
         p.grad = Tensor(np.zeros(p.shape))
@@ -367,7 +368,7 @@ def test_parameters_that_cannot_be_optimized_are_refused():
     with pytest.raises(OptionError, match="got a single tensor"):
         optim.SGD(w)
     with pytest.raises(OptionError, match="parameters are tensors, got ndarray"):
-        optim.SGD([w.array])
+        optim.SGD([w.numpy()])
     with pytest.raises(OptionError, match="given twice"):
         optim.SGD([w, b, w])
     with pytest.raises(OptionError, match="given twice"):

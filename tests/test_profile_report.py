@@ -12,7 +12,7 @@ from tinygrad_cnn.profiler import profile
 
 def trained(steps=2):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
-    x, labels = Tensor(np.ones((5, 1, 8, 8), "float32")), np.array([0, 1, 2, 0, 1])
+    x, labels = Tensor(np.ones((5, 1, 8, 8), "float32")), Tensor([0, 1, 2, 0, 1])
     with profile() as measured:
         for _ in range(steps):
             nn.functional.cross_entropy(model(x), labels).backward()

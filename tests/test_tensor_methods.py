@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from on_devices import there
 
 import tinygrad_cnn as tg
 from tinygrad_cnn import Tensor, float16, float32, float64, no_grad
@@ -39,7 +40,7 @@ def test_python_floats_become_float32_and_arrays_keep_their_type(data, dtype):
     x = Tensor(data)
     assert x.dtype == dtype
     assert x.tolist() == np.asarray(data).tolist()
-    assert type(x.array) is np.ndarray
+    assert type(x.array) is type(tg.zeros(1).array)
 
 
 def test_data_is_copied():
@@ -238,32 +239,32 @@ METHODS = {
     "clip": (lambda t: t.clip(-0.5, 0.5), lambda x: x.clip(-0.5, 0.5)),
     "clamp": (lambda t: t.clamp(min=0), lambda x: x.clip(0)),
     "maximum": (lambda t: t.maximum(0.3), lambda x: np.maximum(x, 0.3)),
-    "minimum": (lambda t: t.minimum(X[0]), lambda x: np.minimum(x, X[0])),
+    "minimum": (lambda t: t.minimum(there(X[0])), lambda x: np.minimum(x, X[0])),
     "pow": (lambda t: t.pow(3), lambda x: x**3),
-    "where": (lambda t: t.where(X > 0, 0), lambda x: np.where(X > 0, x, 0)),
-    "eq": (lambda t: t.eq(X), lambda x: x == X),
+    "where": (lambda t: t.where(there(X > 0), 0), lambda x: np.where(X > 0, x, 0)),
+    "eq": (lambda t: t.eq(there(X)), lambda x: x == X),
     "neg": (lambda t: -t, lambda x: -x),
     "pos": (lambda t: +t, lambda x: x),
     "invert": (lambda t: ~(t > 0), lambda x: ~(x > 0)),
-    "add": (lambda t: t + X[0] + 1, lambda x: x + X[0] + 1),
+    "add": (lambda t: t + there(X[0]) + 1, lambda x: x + X[0] + 1),
     "radd": (lambda t: 1 + t, lambda x: 1 + x),
-    "sub": (lambda t: t - X[:, :1] - 1, lambda x: x - X[:, :1] - 1),
+    "sub": (lambda t: t - there(X[:, :1]) - 1, lambda x: x - X[:, :1] - 1),
     "rsub": (lambda t: 1 - t, lambda x: 1 - x),
-    "mul": (lambda t: t * X * 2, lambda x: x * X * 2),
+    "mul": (lambda t: t * there(X) * 2, lambda x: x * X * 2),
     "rmul": (lambda t: 2 * t, lambda x: 2 * x),
-    "div": (lambda t: t / POSITIVE / 2, lambda x: x / POSITIVE / 2),
+    "div": (lambda t: t / there(POSITIVE) / 2, lambda x: x / POSITIVE / 2),
     "rdiv": (lambda t: 1 / t, lambda x: 1 / x),
     "power operator": (lambda t: t**2, lambda x: x**2),
     "rpow": (lambda t: 2**t, lambda x: 2**x),
-    "matmul": (lambda t: t @ X[0].T, lambda x: x @ X[0].T),
+    "matmul": (lambda t: t @ there(X[0].T), lambda x: x @ X[0].T),
     "rmatmul": (lambda t: Tensor(X[:, 0]) @ t.reshape(4, 6), lambda x: X[:, 0] @ x.reshape(4, 6)),
-    "matmul method": (lambda t: t.matmul(X[0].T), lambda x: x @ X[0].T),
+    "matmul method": (lambda t: t.matmul(there(X[0].T)), lambda x: x @ X[0].T),
     "comparisons": (lambda t: (t < 0) | True if False else (t < 0), lambda x: x < 0),
-    "less or equal": (lambda t: t <= X[0], lambda x: x <= X[0]),
+    "less or equal": (lambda t: t <= there(X[0]), lambda x: x <= X[0]),
     "greater": (lambda t: t > 0, lambda x: x > 0),
-    "greater or equal": (lambda t: t >= X[0], lambda x: x >= X[0]),
-    "equal": (lambda t: t == X[0], lambda x: x == X[0]),
-    "not equal": (lambda t: t != X[0], lambda x: x != X[0]),
+    "greater or equal": (lambda t: t >= there(X[0]), lambda x: x >= X[0]),
+    "equal": (lambda t: t == there(X[0]), lambda x: x == X[0]),
+    "not equal": (lambda t: t != there(X[0]), lambda x: x != X[0]),
     "reshape": (lambda t: t.reshape(4, -1), lambda x: x.reshape(4, -1)),
     "reshape of a tuple": (lambda t: t.reshape((3, 8)), lambda x: x.reshape(3, 8)),
     "view": (lambda t: t.view(6, 4), lambda x: x.reshape(6, 4)),
@@ -334,7 +335,7 @@ METHODS = {
     "astype": (lambda t: t.astype("float16"), lambda x: x.astype("f2")),
     "to": (lambda t: t.to(float32), lambda x: x.astype("f4")),
     "to like": (lambda t: t.to(Tensor([1.0])), lambda x: x.astype("f4")),
-    "to device and type": (lambda t: t.to("cpu", float32), lambda x: x.astype("f4")),
+    "to device and type": (lambda t: t.to(t.device, float32), lambda x: x.astype("f4")),
     "cpu": (lambda t: t.cpu(), lambda x: x),
 }
 
@@ -373,7 +374,7 @@ def test_any_and_all():
 
 def test_a_move_to_where_it_is_already_is_the_tensor_itself():
     x = Tensor(X)
-    assert x.to("cpu") is x
+    assert x.to(x.device) is x
     assert x.double() is x
     assert x.to(float64) is x
 
@@ -389,8 +390,8 @@ def test_names_that_mean_the_same_cannot_both_be_given():
     ("call", "error", "message"),
     [
         (lambda t: t.reshape(5, 5), ShapeError, "24 elements"),
-        (lambda t: t + np.ones((2, 5)), ShapeError, "do not broadcast"),
-        (lambda t: t @ np.ones((3, 3)), ShapeError, "do not fit"),
+        (lambda t: t + there(np.ones((2, 5))), ShapeError, "do not broadcast"),
+        (lambda t: t @ there(np.ones((3, 3))), ShapeError, "do not fit"),
         (lambda t: t.sum(3), ShapeError, "no axis 3"),
         (lambda t: t.sum("x"), OptionError, "axis must be"),
         (lambda t: t.squeeze(1), ShapeError, "size 3, not 1"),

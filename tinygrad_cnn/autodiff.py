@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from . import graph
-from .backend import is_float, namespace
+from .backend import device_of, is_float, namespace
 from .backend.device import namespaces
 from .backend.exposure import changed, exposed, memory_of
 from .errors import DTypeError, GraphError, ShapeError
@@ -260,7 +260,7 @@ def _seeds(outputs: Sequence[Traced], seeds: Any, create_graph: bool) -> dict[in
             seed = xp.ones_like(array)
         else:
             if not isinstance(seed, Traced):
-                seed = xp.asarray(seed, dtype=array.dtype)
+                seed = device_of(array).asarray(seed, dtype=array.dtype)
             raw = seed.array if isinstance(seed, Traced) else seed
             if raw.shape != array.shape:
                 raise ShapeError(f"the gradient has shape {raw.shape}, but the output it belongs to has {array.shape}")

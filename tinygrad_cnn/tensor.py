@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 
 from . import autodiff, graph, ops
@@ -21,9 +22,11 @@ from .backend import (
     is_float,
     is_number,
     namespace,
+    on_host,
     to_host,
 )
 from .backend.delivery import deliver_as
+from .backend.device import CPU, namespaces
 from .backend.dtypes import as_dtype
 from .backend.exposure import expose
 from .errors import DeviceError, DTypeError, GraphError, OptionError, ShapeError
@@ -75,19 +78,19 @@ def _with_plain_arrays(data: Any) -> Any:
 
 
 def _as_array(data: Any, dtype: Any, device: Device | None) -> Any:
-    """Copy data into a new array on a device."""
-    if isinstance(data, Traced):
-        data = data.array
-    data = _with_plain_arrays(data)
+    """Copy data into a new array on a device: the given one, that of the tensors or the GPU's array, or the current."""
+    given = data
+    data = _with_plain_arrays(data.array if isinstance(data, Traced) else data)
     known = hasattr(data, "dtype")
     if device is None:
-        try:
-            device = device_of(data)
-        except DeviceError:
-            device = current_device()
+        device = current_device()
+        if data is not given or not on_host(data):  # a NumPy array names no device
+            with suppress(DeviceError):
+                device = device_of(data)
     xp = device.xp
     try:
-        array = device.asarray(data)
+        # Another library may refuse on the way over what is told better here.
+        array = data if known and not on_host(data) and type(data) in namespaces else CPU.asarray(data)
     except (ValueError, TypeError) as error:
         raise DTypeError(f"cannot make a tensor of {type(data).__name__}: {error}") from error
     if not is_number(array.dtype):
@@ -98,7 +101,10 @@ def _as_array(data: Any, dtype: Any, device: Device | None) -> Any:
     if dtype is None:
         dtype = default_float if array.dtype.kind == "f" and not known else array.dtype
     dtype = as_dtype(dtype)
-    return xp.array(array, dtype=dtype, copy=True, subok=False, order="K")
+    if not array.dtype.isnative:
+        array = array.astype(as_dtype(array.dtype))  # no device knows the other byte order
+    with device.context():
+        return xp.array(device.asarray(array), dtype=dtype, copy=True, subok=False, order="K")
 
 
 class Size(int):
@@ -144,7 +150,8 @@ class Tensor(Traced):
         data: numbers, nested lists of them, an array or a tensor. It is always copied: a later write to `data` changes
             nothing here. Python floats become float32, arrays keep their type.
         dtype: element type: float16, bfloat16 (extra `amp`), float32, float64, an integer type or bool.
-        device: "cpu", "cuda", "cuda:1" or a `Device`. Default: where `data` is, or `use_device()`.
+        device: "cpu", "cuda", "cuda:1" or a `Device`. Default: that of a tensor or of a GPU's array,
+            and for everything else what `use_device()` says.
         requires_grad: record what is computed from this tensor, so that `backward()` can fill in `grad`.
         name: a name for pictures and messages.
 
@@ -602,7 +609,17 @@ class Tensor(Traced):
                 "before would be lost; build the new values with where() or concatenate(), or write under no_grad()"
             )
         array = self.array.copy()
-        array[ops.shapes.plain_index(index)] = value.array if isinstance(value, Traced) else value
+        xp = namespace(array)
+        if isinstance(value, Traced):
+            if namespace(value.array) is not xp:
+                raise DeviceError(
+                    f"cannot write values on {device_of(value.array)} into a tensor on {self.device}; "
+                    f"bring them over with .to('{self.device}')"
+                )
+            value = value.array
+        elif not isinstance(value, (int, float, bool)):
+            value = xp.asarray(value)
+        array[ops.shapes.placed(xp, ops.shapes.plain_index(index))] = value
         self.array = array
         self.edited()
 
@@ -1099,7 +1116,9 @@ def full(
     if dtype is None:
         kind = type(fill_value)
         dtype = bool_ if kind is bool else int64 if kind is int else default_float
-    return _finished(_place(device).xp.full(_sizes((shape,)), fill_value, dtype=as_dtype(dtype)), requires_grad)
+    place = _place(device)
+    with place.context():
+        return _finished(place.xp.full(_sizes((shape,)), fill_value, dtype=as_dtype(dtype)), requires_grad)
 
 
 def zeros(*shape: Any, dtype: Any = None, device: Device | str | None = None, requires_grad: bool = False) -> Tensor:
@@ -1122,7 +1141,9 @@ def arange(
         raise OptionError("arange: step must not be 0")
     if dtype is None:
         dtype = int64 if all(isinstance(v, int) for v in (start, stop, step)) else default_float
-    return _finished(_place(device).xp.arange(start, stop, step).astype(as_dtype(dtype)), False)
+    place = _place(device)
+    with place.context():
+        return _finished(place.xp.arange(start, stop, step).astype(as_dtype(dtype)), False)
 
 
 def eye(
@@ -1130,7 +1151,9 @@ def eye(
 ) -> Tensor:
     """Return the n x m matrix (default: square) with ones on its diagonal."""
     columns = None if m is None else int(m)
-    return _finished(_place(device).xp.eye(int(n), columns, dtype=as_dtype(dtype or default_float)), False)
+    place = _place(device)
+    with place.context():
+        return _finished(place.xp.eye(int(n), columns, dtype=as_dtype(dtype or default_float)), False)
 
 
 def _random(draw: str, shape: tuple[Any, ...], dtype: Any, device: Device | str | None, requires_grad: bool) -> Tensor:
@@ -1139,8 +1162,9 @@ def _random(draw: str, shape: tuple[Any, ...], dtype: Any, device: Device | str 
     if not is_float(dtype):
         raise DTypeError(f"random numbers are floats, got dtype {dtype}")
     wide = dtype if dtype.itemsize >= 4 else float32
-    values = getattr(generator(place), draw)(size=_sizes(shape), dtype=wide)
-    return _finished(place.xp.asarray(values).astype(dtype, copy=False), requires_grad)
+    with place.context():
+        values = getattr(generator(place), draw)(size=_sizes(shape), dtype=wide)
+        return _finished(place.xp.asarray(values).astype(dtype, copy=False), requires_grad)
 
 
 def rand(*shape: Any, dtype: Any = None, device: Device | str | None = None, requires_grad: bool = False) -> Tensor:

@@ -355,7 +355,7 @@ def gradient_norms(
             if k < depth - 1:
                 y = functions[activation](y)
         gradients = grad(F.cross_entropy(y, t[chosen]), [*weights, *biases])
-        norms[step] = [np.linalg.norm(g.array) for g in gradients[:depth]]
+        norms[step] = [np.linalg.norm(to_host(g.array)) for g in gradients[:depth]]
         for p, g in zip([*weights, *biases], gradients, strict=True):
             p.array[...] -= lr * g.array
             p.edited()

@@ -23,6 +23,14 @@ def _asarray(values: Any, dtype: Any, index: int) -> Any:
     return np.asarray(values, dtype=dtype)
 
 
+def _generator_state(generator: np.random.Generator) -> dict[str, Any]:
+    return dict(generator.bit_generator.state)
+
+
+def _set_generator_state(generator: np.random.Generator, state: dict[str, Any]) -> None:
+    generator.bit_generator.state = state
+
+
 def backend() -> Backend:
     """Describe NumPy to the device layer."""
     return Backend(
@@ -37,4 +45,6 @@ def backend() -> Backend:
         context=lambda index: nullcontext(),
         synchronize=lambda index: None,
         index_of=lambda array: 0,
+        generator_state=_generator_state,
+        set_generator_state=_set_generator_state,
     )

@@ -6,9 +6,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import cupy
+import numpy as np
 from cupyx.scipy.special import erf
 
 from ..errors import DeviceError
+from .convolution_engines import Cudnn, Runtime
 from .cuda_kernels import CudaKernels
 from .device import Backend
 
@@ -26,6 +28,8 @@ def _count() -> int:
 
 def _asarray(values: Any, dtype: Any, index: int) -> Any:
     with cupy.cuda.Device(index):
+        if isinstance(values, cupy.ndarray) and values.device.id != index:
+            values = values.copy()  # onto the current device; `asarray` would leave it where it is
         return cupy.asarray(values, dtype=dtype)
 
 
@@ -38,14 +42,37 @@ def _synchronize(index: int) -> None:
     cupy.cuda.Device(index).synchronize()
 
 
+# Numbers drawn side by side. CuPy's own choice depends on the card; this one gives the same numbers on every card, and
+# a state of 64 bytes each that is small enough to be saved.
+_STREAMS = 1 << 16
+
+
 def _make_generator(seed: int, index: int) -> Any:
     with cupy.cuda.Device(index):
-        return cupy.random.Generator(cupy.random.Philox4x3210(seed))
+        return cupy.random.Generator(cupy.random.Philox4x3210(seed, size=_STREAMS))
+
+
+def _generator_state(generator: Any) -> dict[str, Any]:
+    # `state` of CuPy's bit generators is a method that gives an address; the memory itself has no public name.
+    return {"kind": "Philox4x3210", "memory": cupy.asnumpy(generator.bit_generator._state)}
+
+
+def _set_generator_state(generator: Any, state: dict[str, Any]) -> None:
+    memory = generator.bit_generator._state
+    given = np.asarray(state.get("memory"))
+    if state.get("kind") != "Philox4x3210" or given.shape != memory.shape or given.dtype != memory.dtype:
+        raise DeviceError("the state of the GPU's random generator was saved by another version of CuPy")
+    memory.set(given)
 
 
 def backend() -> Backend:
     """Describe CuPy to the device layer."""
-    table = CudaKernels(cupy, erf, cupy.RawModule)
+    runtime = Runtime(
+        pointer=lambda array: int(array.data.ptr),
+        stream=lambda: int(cupy.cuda.get_current_stream().ptr),
+        device=cupy.cuda.get_device_id,
+    )
+    table = CudaKernels(cupy, erf, cupy.RawModule, lambda: Cudnn(cupy, runtime))
     return Backend(
         kind="cuda",
         array_type=cupy.ndarray,
@@ -58,4 +85,6 @@ def backend() -> Backend:
         context=_context,
         synchronize=_synchronize,
         index_of=lambda array: int(array.device.id),
+        generator_state=_generator_state,
+        set_generator_state=_set_generator_state,
     )

@@ -2,7 +2,7 @@
 
 The text of the kernels is `kernels.cu`. It is compiled when first used, once per float type, by `raw_module`: CuPy's
 `RawModule` on a GPU, or whatever else can compile and launch it with the same calls. Which convolutions take which way
-is the table `ENGINES`.
+is a table in `convolution_engines`.
 """
 
 from __future__ import annotations
@@ -14,32 +14,48 @@ from typing import Any
 
 import numpy as np
 
+from .convolution_engines import ENGINES, Cudnn, engine_for
 from .device_kernels import DeviceKernels
 from .geometry import Padding, Pair, positions
 
 __all__ = ["ENGINES", "CudaKernels", "engine_for"]
-
-# (largest c / groups · kh · kw for which this engine is taken, its name). Few products per output: a thread per output
-# reads them from the cache. Many: columns and a matrix product of the vendor's library.
-ENGINES: tuple[tuple[float, str], ...] = ((160, "direct"), (math.inf, "gemm"))
 
 _REAL = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 _THREADS = 256
 _MOST_BLOCKS = 4096
 
 
-def engine_for(products: int) -> str:
-    """Return how a convolution with `products` multiplications per output is computed."""
-    return next(name for limit, name in ENGINES if products <= limit)
-
-
 class CudaKernels(DeviceKernels):
     """Kernels in CUDA C for float32 and float64; other types take the way of `DeviceKernels`."""
 
-    def __init__(self, xp: Any, erf: Callable[[Any], Any], raw_module: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        xp: Any,
+        erf: Callable[[Any], Any],
+        raw_module: Callable[..., Any],
+        make_cudnn: Callable[[], Cudnn] | None = None,
+    ) -> None:
         super().__init__(xp, erf)
         self.raw_module = raw_module
         self._modules: dict[str, Any] = {}
+        self._make_cudnn = make_cudnn
+        self._cudnn: Cudnn | None = None
+
+    @property
+    def cudnn(self) -> Cudnn | None:
+        """cuDNN, looked for when it is first asked for; None where none was offered."""
+        if self._cudnn is None and self._make_cudnn is not None:
+            self._cudnn = self._make_cudnn()
+        return self._cudnn
+
+    def _engine(self, products: int, *arrays: Any) -> str:
+        """Return the engine for a convolution of these arrays: "direct" and "cudnn" only if they take them."""
+        found = engine_for(products, ("direct", "cudnn", "gemm"))
+        if found == "direct" and not self._ready(*arrays):
+            return "gemm"
+        if found == "cudnn" and (self.cudnn is None or self.cudnn.reason is not None):
+            return "gemm"
+        return found
 
     def _launch(self, name: str, dtype: Any, blocks: int, *arguments: Any, threads: int = _THREADS) -> None:
         real = _REAL[np.dtype(dtype)]
@@ -60,8 +76,14 @@ class CudaKernels(DeviceKernels):
     ) -> Any:
         """Return the correlation of x with weight, plus bias."""
         given = (x, weight) if bias is None else (x, weight, bias)
-        if engine_for(math.prod(weight.shape[1:])) != "direct" or not self._ready(*given):
-            return super().conv2d(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+        options: Any = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        engine = self._engine(math.prod(weight.shape[1:]), *given)
+        if engine == "cudnn" and self.cudnn is not None:
+            y = self.cudnn.conv2d(x, weight, **options)
+            if y is not None:
+                return y if bias is None else self.xp.add(y, bias.reshape(1, -1, 1, 1), out=y)
+        if engine != "direct":
+            return super().conv2d(x, weight, bias, **options)
         contiguous = self.xp.ascontiguousarray
         (n, c, h, w), (o, _, kh, kw) = x.shape, weight.shape
         oh = positions(h, padding[0], kh, stride[0], dilation[0])
@@ -86,10 +108,14 @@ class CudaKernels(DeviceKernels):
     ) -> Any:
         """Return the gradient of the input: every g times the kernel, added to its patch."""
         (n, o, oh, ow), (_, cg, kh, kw), (h, w) = g.shape, weight.shape, size
-        if engine_for(cg * kh * kw) != "direct" or not self._ready(g, weight):
-            return super().conv2d_input_gradient(
-                g, weight, size=size, stride=stride, padding=padding, dilation=dilation, groups=groups
-            )
+        given: Any = {"size": size, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        engine = self._engine(cg * kh * kw, g, weight)
+        if engine == "cudnn" and self.cudnn is not None:
+            gx = self.cudnn.conv2d_input_gradient(g, weight, **given)
+            if gx is not None:
+                return gx
+        if engine != "direct":
+            return super().conv2d_input_gradient(g, weight, **given)
         c = cg * groups
         gx = self.xp.empty((n, c, h, w), dtype=g.dtype)
         geometry = (n, c, h, w, o, kh, kw, oh, ow, *stride, padding[0][0], padding[1][0], *dilation, groups)
@@ -110,10 +136,14 @@ class CudaKernels(DeviceKernels):
     ) -> Any:
         """Return the gradient of the weight: every patch times the g computed from it, summed."""
         (n, c, h, w), (_, o, oh, ow), (kh, kw) = x.shape, g.shape, kernel
-        if engine_for(c // groups * kh * kw) != "direct" or not self._ready(x, g):
-            return super().conv2d_weight_gradient(
-                x, g, kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups
-            )
+        given: Any = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        engine = self._engine(c // groups * kh * kw, x, g)
+        if engine == "cudnn" and self.cudnn is not None:
+            gw = self.cudnn.conv2d_weight_gradient(x, g, **given)
+            if gw is not None:
+                return gw
+        if engine != "direct":
+            return super().conv2d_weight_gradient(x, g, **given)
         gw = self.xp.empty((o, c // groups, kh, kw), dtype=x.dtype)
         geometry = (n, c, h, w, o, kh, kw, oh, ow, *stride, padding[0][0], padding[1][0], *dilation, groups)
         contiguous = self.xp.ascontiguousarray

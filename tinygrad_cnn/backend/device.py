@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,11 +19,14 @@ __all__ = [
     "current_device",
     "device_of",
     "generator",
+    "generator_states",
     "kernels",
     "manual_seed",
     "namespace",
     "on_host",
     "register",
+    "restore_generators",
+    "same_state",
     "to_host",
     "use_device",
 ]
@@ -45,6 +48,8 @@ class Backend:
         context: enters device number `index`.
         synchronize: waits until device number `index` has done what it was given.
         index_of: the device number of an array.
+        generator_state: the state of a random generator: a dict of numbers, texts, dicts and host arrays.
+        set_generator_state: gives a generator a state that `generator_state` returned.
     """
 
     kind: str
@@ -58,6 +63,8 @@ class Backend:
     context: Callable[[int], AbstractContextManager[Any]]
     synchronize: Callable[[int], None]
     index_of: Callable[[Any], int]
+    generator_state: Callable[[Any], dict[str, Any]]
+    set_generator_state: Callable[[Any, dict[str, Any]], None]
 
 
 _by_kind: dict[str, Backend] = {}
@@ -142,6 +149,9 @@ class Device:
 
     def asarray(self, values: Any, dtype: Any = None) -> Any:
         """Return `values` as an array on this device, without a copy where none is needed."""
+        other = _by_array_type.get(type(values))
+        if other is not None and other.kind not in ("cpu", self.kind):
+            values = other.to_host(values)
         return self.backend.asarray(values, dtype, self.index)
 
     def to_host(self, array: Any) -> Any:
@@ -246,6 +256,36 @@ def generator(device: Device | None = None) -> Any:
             seed = _seed if _seed is not None else int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
             found = _generators[device] = device.backend.make_generator(seed, device.index)
     return found
+
+
+def generator_states() -> dict[str, dict[str, Any]]:
+    """Return the states of the random generators of the CPU and of all devices in use, by the device's name."""
+    generator(CPU)
+    with _generators_lock:
+        found = dict(_generators)
+    states = {}
+    for device, held in found.items():
+        with device.context():
+            states[device.name] = device.backend.generator_state(held)
+    return states
+
+
+def restore_generators(states: Mapping[str, dict[str, Any]]) -> None:
+    """Give random generators the states of `generator_states()`; those of devices that are not here are left out."""
+    for name, state in states.items():
+        try:
+            device = Device(name)
+        except DeviceError:
+            continue
+        with device.context():
+            device.backend.set_generator_state(generator(device), state)
+
+
+def same_state(a: Any, b: Any) -> bool:
+    """Return whether two states of generators, or of several devices, are equal."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same_state(a[key], b[key]) for key in a)
+    return bool(np.array_equal(a, b))
 
 
 def _register_cpu() -> None:

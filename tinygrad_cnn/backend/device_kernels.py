@@ -12,10 +12,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .basics import product
-from .dtypes import float32, is_half
+from .dtypes import float32, is_half, widened
 from .geometry import Padding, Pair, positions, window_padding
 
 __all__ = ["DeviceKernels"]
+
+
+# Bytes of columns at a time. Larger batches are computed in parts, so that the memory a convolution takes beside its
+# result is bounded at any batch size.
+WORKSPACE = 256 << 20
 
 
 def _taps(kernel: Pair, stride: Pair, dilation: Pair, output: Pair) -> Iterator[tuple[int, Any]]:
@@ -45,6 +50,11 @@ class DeviceKernels:
 
     # Convolution
 
+    def _parts(self, n: int, bytes_per_sample: int) -> list[slice]:
+        """Return the parts of a batch of n samples whose columns fit into the workspace; at least one."""
+        step = max(1, WORKSPACE // max(1, bytes_per_sample))
+        return [slice(start, min(start + step, n)) for start in range(0, max(n, 1), step)]
+
     def _columns(
         self, x: Any, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, groups: int, output: Pair
     ) -> Any:
@@ -71,15 +81,35 @@ class DeviceKernels:
             positions(h, padding[0], kh, stride[0], dilation[0]),
             positions(w, padding[1], kw, stride[1], dilation[1]),
         )
-        columns = self._columns(x, (kh, kw), stride, padding, dilation, groups, output)
-        y = self._products(weight.reshape(groups, o // groups, -1), columns)
-        y = y.reshape(o, n, *output).transpose(1, 0, 2, 3)
-        return y if bias is None else y + bias.reshape(1, -1, 1, 1)
+        matrices = weight.reshape(groups, o // groups, -1)
+        parts = self._parts(n, x.shape[1] * kh * kw * output[0] * output[1] * x.dtype.itemsize)
+        y = self.xp.empty((n, o, *output), dtype=self.xp.result_type(x, weight)) if len(parts) > 1 else None
+        for part in parts:
+            columns = self._columns(x[part], (kh, kw), stride, padding, dilation, groups, output)
+            found = self._products(matrices, columns).reshape(o, -1, *output).transpose(1, 0, 2, 3)
+            if y is None:
+                return found if bias is None else found + bias.reshape(1, -1, 1, 1)
+            y[part] = found if bias is None else found + bias.reshape(1, -1, 1, 1)
+        return y
 
     def conv2d_input_gradient(
         self, g: Any, weight: Any, *, size: Pair, stride: Pair, padding: Padding, dilation: Pair, groups: int
     ) -> Any:
         """Return the gradient of the input: every g times the kernel, added to its patch."""
+        n, _, oh, ow = g.shape
+        _, per_group, kh, kw = weight.shape
+        parts = self._parts(n, per_group * groups * kh * kw * oh * ow * g.dtype.itemsize)
+        geometry: Any = {"size": size, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        if len(parts) == 1:
+            return self._input_gradient(g, weight, **geometry)
+        gx = self.xp.empty((n, per_group * groups, *size), dtype=self.xp.result_type(g, weight))
+        for part in parts:
+            gx[part] = self._input_gradient(g[part], weight, **geometry)
+        return gx
+
+    def _input_gradient(
+        self, g: Any, weight: Any, *, size: Pair, stride: Pair, padding: Padding, dilation: Pair, groups: int
+    ) -> Any:
         n, o, oh, ow = g.shape
         _, per_group, kh, kw = weight.shape
         (top, bottom), (left, right) = padding
@@ -97,10 +127,17 @@ class DeviceKernels:
     ) -> Any:
         """Return the gradient of the weight: every patch times the g computed from it, summed."""
         n, o, oh, ow = g.shape
-        columns = self._columns(x, kernel, stride, padding, dilation, groups, (oh, ow))
-        flat = g.transpose(1, 0, 2, 3).reshape(groups, o // groups, n * oh * ow)
-        gw = self._products(flat, columns.transpose(0, 2, 1))
-        return gw.reshape(o, x.shape[1] // groups, *kernel)
+        parts = self._parts(n, x.shape[1] * kernel[0] * kernel[1] * oh * ow * x.dtype.itemsize)
+        total = None
+        for part in parts:
+            columns = self._columns(x[part], kernel, stride, padding, dilation, groups, (oh, ow))
+            flat = g[part].transpose(1, 0, 2, 3).reshape(groups, o // groups, -1)
+            gw = self._products(flat, columns.transpose(0, 2, 1))
+            if len(parts) > 1:
+                gw = widened(gw)  # sums of 16-bit floats are taken in float32
+            total = gw if total is None else total + gw
+        assert total is not None  # there is at least one part
+        return total.reshape(o, x.shape[1] // groups, *kernel)
 
     # Choosing
 

@@ -14,7 +14,7 @@ from ..captured import compile
 from ..models import LeNet5
 from ..tensor import Tensor
 
-__all__ = ["Pair", "lenet_pair", "resnet18", "torch_or_none"]
+__all__ = ["Pair", "lenet", "lenet_pair", "resnet18", "resnet50_peer", "torch_or_none"]
 
 
 def torch_or_none() -> ModuleType | None:
@@ -82,17 +82,67 @@ class Pair:
         return worst
 
 
+def lenet(torch: ModuleType) -> Any:
+    """Return PyTorch's LeNet-5, with the layers of ours in their order."""
+    t = torch.nn
+    return t.Sequential(
+        t.Conv2d(1, 6, 5, padding=2), t.ReLU(), t.MaxPool2d(2), t.Conv2d(6, 16, 5), t.ReLU(), t.MaxPool2d(2),
+        t.Flatten(), t.Linear(400, 120), t.ReLU(), t.Linear(120, 84), t.ReLU(), t.Linear(84, 10),
+    )  # fmt: skip
+
+
 def lenet_pair() -> Pair:
     """Return LeNet-5 in both."""
+    return Pair(LeNet5, lenet)
 
-    def peer(torch: ModuleType) -> Any:
-        t = torch.nn
-        return t.Sequential(
-            t.Conv2d(1, 6, 5, padding=2), t.ReLU(), t.MaxPool2d(2), t.Conv2d(6, 16, 5), t.ReLU(), t.MaxPool2d(2),
-            t.Flatten(), t.Linear(400, 120), t.ReLU(), t.Linear(120, 84), t.ReLU(), t.Linear(84, 10),
-        )  # fmt: skip
 
-    return Pair(LeNet5, peer)
+def resnet50_peer(torch: ModuleType, num_classes: int = 1000) -> Any:
+    """Return ResNet-50 built from PyTorch's layers, its parameters named as in `models.resnet50`.
+
+    Source: He, Zhang, Ren & Sun, CVPR 2016, with the stride in the 3 x 3 layers.
+    """
+    t: Any = torch.nn
+
+    class Block(t.Module):  # type: ignore[misc]
+        def __init__(self, into: int, width: int, stride: int) -> None:
+            super().__init__()
+            out = 4 * width
+            self.conv1, self.bn1 = t.Conv2d(into, width, 1, bias=False), t.BatchNorm2d(width)
+            self.conv2 = t.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+            self.bn2 = t.BatchNorm2d(width)
+            self.conv3, self.bn3 = t.Conv2d(width, out, 1, bias=False), t.BatchNorm2d(out)
+            self.downsample = None
+            if stride > 1 or into != out:
+                shortcut = t.Conv2d(into, out, 1, stride=stride, bias=False)
+                self.downsample = t.Sequential(shortcut, t.BatchNorm2d(out))
+
+        def forward(self, x: Any) -> Any:
+            relu = torch.relu
+            y = relu(self.bn1(self.conv1(x)))
+            y = self.bn3(self.conv3(relu(self.bn2(self.conv2(y)))))
+            return relu(y + (x if self.downsample is None else self.downsample(x)))
+
+    class Network(t.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.bn1 = t.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), t.BatchNorm2d(64)
+            self.pool = t.MaxPool2d(3, 2, 1)
+            into = 64
+            for number, (width, count) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 1):
+                strides = [1 if number == 1 else 2, *[1] * (count - 1)]
+                blocks = []
+                for stride in strides:
+                    blocks.append(Block(into, width, stride))
+                    into = 4 * width
+                setattr(self, f"layer{number}", t.Sequential(*blocks))
+            self.fc = t.Linear(into, num_classes)
+
+        def forward(self, x: Any) -> Any:
+            x = self.pool(torch.relu(self.bn1(self.conv1(x))))
+            x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+            return self.fc(x.mean((2, 3)))
+
+    return Network()
 
 
 def resnet18(lib: Any, base: Any) -> Any:

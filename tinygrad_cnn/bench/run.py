@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from ..backend.threads import single_threaded_blas
+from ..errors import DeviceError
+from . import gpu
 from .measure import Result, machine, versions
 from .peers import torch_or_none
 from .work import WORK, Settings
 
-__all__ = ["main", "run"]
+__all__ = ["main", "run", "write"]
 
 
-def run(names: Iterable[str], settings: Settings, show: Any = None) -> list[Result]:
-    """Measure the named groups of WORK, calling `show(result)` as each line is ready."""
+def run(names: Iterable[str], settings: Any, show: Any = None, work: Any = None) -> list[Result]:
+    """Measure the named groups of `work` (default: WORK, the CPU's), calling `show(result)` as each line is ready."""
     results = []
     for name in names:
-        for result in WORK[name](settings):
+        for result in (work or WORK)[name](settings):
             results.append(result)
             if show is not None:
                 show(result)
@@ -45,21 +47,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="the processor's time with one thread each: for machines on which others work too",
     )
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help=f"cpu, or cuda, which measures {', '.join(gpu.WORK)} there"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers to FILE too")
     given = parser.parse_args(arguments)
-    unknown = [name for name in given.groups if name not in WORK]
+    work = WORK if given.device == "cpu" else gpu.WORK
+    unknown = [name for name in given.groups if name not in work]
     if unknown:
-        parser.error(f"there is no group {unknown[0]!r}; there are {', '.join(WORK)}")
+        parser.error(f"there is no group {unknown[0]!r} on {given.device}; there are {', '.join(work)}")
+    try:
+        settings: Any = (
+            Settings(given.seconds, given.quick, given.one_thread)
+            if given.device == "cpu"
+            else gpu.GpuSettings(given.device, given.seconds, given.quick)
+        )
+    except DeviceError as error:
+        parser.error(str(error))
 
     from rich.console import Console
     from rich.markup import escape
 
     console = Console()
     about, used = machine(), versions()
+    if given.device != "cpu":
+        about |= gpu.describe(settings)
     console.print(
         f"{about['processor']}, {about['cpus']} CPUs, {about['system']}, load {about['load']}", highlight=False
     )
     console.print(", ".join(f"{name} {version}" for name, version in used.items()), highlight=False)
+    if given.device != "cpu":
+        console.print(", ".join(f"{name} {about[name]}" for name in gpu.SAID if name in about), highlight=False)
     if "torch" not in used:
         console.print("PyTorch is not installed, so there is nothing to compare with.", style="yellow")
 
@@ -69,10 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     header = f"{'':52} {'ours':>9} {'peer':>9} {'':8} {'ratio':>6}  target"
     console.print(header, style="bold", highlight=False, soft_wrap=True)
     with _one_thread() if given.one_thread else nullcontext():
-        results = run(given.groups or WORK, Settings(given.seconds, given.quick, given.one_thread), show)
+        results = run(given.groups or work, settings, show, work)
     if given.json is not None:
         report = {"machine": about, "versions": used, "results": [result.as_dict() for result in results]}
-        _write(given.json, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write(given.json, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         console.print(f"written to {given.json}")
     return 0
 
@@ -112,7 +130,7 @@ def _line(result: Result, escape: Any) -> str:
     return f"{escape(result.work):52} {numbers} {escape(result.note)}".rstrip()
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:

@@ -19,7 +19,7 @@ from ..tensor import Tensor
 from .measure import Result, compare, medians
 from .peers import Pair, lenet_pair, resnet18, torch_or_none
 
-__all__ = ["WORK", "Settings"]
+__all__ = ["WORK", "Settings", "first_of", "images"]
 
 LENET_FLOPS = 2.26e6  # of a training step, per image: without the input gradient of the first layer
 AGREEMENT = 1e-4  # between losses, over 20 steps
@@ -56,7 +56,7 @@ class Settings:
         return 2 * 1024**3 / (self.medians({"sgemm": lambda: a @ b}, 0.1)["sgemm"] / 1e3)
 
 
-def _images(n: int, seed: int = 0) -> tuple[Any, Any]:
+def images(n: int, seed: int = 0) -> tuple[Any, Any]:
     """Return n digits and their labels, the first of MNIST in a random order."""
     train, _ = mnist()
     x, y = train.take(np.random.default_rng(seed).permutation(4096)[:n])
@@ -66,7 +66,7 @@ def _images(n: int, seed: int = 0) -> tuple[Any, Any]:
 def equal_work(settings: Settings) -> Iterator[Result]:
     """Losses of LeNet-5 over 20 steps: what is timed below computes the same."""
     pair = lenet_pair()
-    worst = pair.disagreement([_images(64, seed) for seed in range(20)])
+    worst = pair.disagreement([images(64, seed) for seed in range(20)])
     reference = "torch" if pair.torch else "eager"
     yield Result(
         "LeNet-5, 20 steps: largest difference of a loss", worst, unit="", limit=AGREEMENT, note=f"to {reference}"
@@ -79,7 +79,7 @@ def lenet_steps(settings: Settings) -> Iterator[Result]:
     rate = settings.sgemm_rate()
     for batch in (64, 256) if settings.quick else (32, 64, 128, 256, 1024):
         pair = lenet_pair()
-        times = settings.medians(pair.steps(*_images(batch)))
+        times = settings.medians(pair.steps(*images(batch)))
         share = LENET_FLOPS * batch / (times["captured"] / 1e3) / rate
         detail = {"times": times, "sgemm_gflops": rate / 1e9, "share_of_sgemm": share}
         yield Result(
@@ -158,10 +158,10 @@ def mnist_epoch(settings: Settings) -> Iterator[Result]:
     """An epoch of MNIST at batch 128 with shuffling loader and Adam; quick: a tenth of it."""
     train, _ = mnist()
     count = 6400 if settings.quick else 60_000
-    images, labels = train.take(np.arange(count))
+    pixels, labels = train.take(np.arange(count))
     model = LeNet5()
     step = compile(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()))
-    subset = train if count == len(train) else _first(train, count)
+    subset = train if count == len(train) else first_of(train, count)
     loader = DataLoader(subset, batch_size=128, shuffle=True)
 
     def ours() -> None:
@@ -176,7 +176,7 @@ def mnist_epoch(settings: Settings) -> Iterator[Result]:
     torch = torch_or_none()
     if torch is not None:
         pair = lenet_pair()
-        data = torch.utils.data.TensorDataset(torch.from_numpy(images), torch.from_numpy(np.asarray(labels, np.int64)))
+        data = torch.utils.data.TensorDataset(torch.from_numpy(pixels), torch.from_numpy(np.asarray(labels, np.int64)))
         theirs = torch.utils.data.DataLoader(data, batch_size=128, shuffle=True)
 
         def peer() -> None:
@@ -193,7 +193,8 @@ def mnist_epoch(settings: Settings) -> Iterator[Result]:
     )  # fmt: skip
 
 
-def _first(dataset: Any, count: int) -> Any:
+def first_of(dataset: Any, count: int) -> Any:
+    """Return the first samples of a data set."""
     from ..data import Subset
 
     return Subset(dataset, np.arange(count))
@@ -203,7 +204,7 @@ def inference(settings: Settings) -> Iterator[Result]:
     """Images per second of LeNet-5 without recording."""
     pair = lenet_pair()
     for batch in (1, 256):
-        x, _ = _images(batch)
+        x, _ = images(batch)
         ours = Tensor(x)
 
         def run(ours: Any = ours) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..backend import Device, use_device
+from ..backend import Device, current_device, use_device
 from ..errors import DataError
 from . import networks
 from .main import Run
@@ -22,7 +22,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--data", metavar="FOLDER", help="a folder of IDX files [default: what it was trained on]")
     parser.add_argument("--split", choices=["test", "train"], default="test", help="which part of the data")
     parser.add_argument("--batch-size", type=int, metavar="N", default=500, help="images at a time")
-    parser.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--device", metavar="NAME", default=str(current_device()), help="cpu, cuda or cuda:1")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return run
 
@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     from .progress import duration
     from .report import as_json, grouped, print_evaluation
 
-    trained = networks.load(arguments.network or networks.latest_run())
+    with use_device(Device(arguments.device)):
+        trained = networks.load(arguments.network or networks.latest_run())
     folder = arguments.data or trained.data
     splits = data.mnist(folder, normalise=trained.normalise)
     dataset = getattr(splits, arguments.split)
@@ -44,8 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
     if dataset.labels.max() >= trained.classes:
         raise DataError(f"{trained.path} tells {trained.classes} classes apart, the data have more")
     with use_device(Device(arguments.device)):
-        if arguments.device != "cpu":
-            trained.model.to(arguments.device)
         result = train.evaluate(trained.model, data.DataLoader(dataset, arguments.batch_size))
     if arguments.json:
         print(

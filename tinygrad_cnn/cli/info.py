@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         facts[name] = f"{_version(name) or 'not installed':<15}{purpose}"
     facts["dot"] = shutil.which("dot") or "not found      pictures are laid out without it"
     facts["devices"] = ", ".join(["cpu", *_gpus()])
-    facts["conv, cuda"] = _engines()
+    facts |= _engines()
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
         console.print(Text.assemble((f"{name:<{width}}", "bold"), value))
@@ -95,12 +95,20 @@ def _blas() -> dict[str, str]:
     return {"BLAS": f"{one['internal_api']} {one.get('version') or ''}{kind}, {one['num_threads']} threads"}
 
 
-def _engines() -> str:
-    """Say which convolutions a GPU computes how, by the number of products per output."""
-    from ..backend.cuda_kernels import ENGINES
+def _engines() -> dict[str, str]:
+    """Say which convolutions a GPU computes how, by the number of products per output, and in what precision."""
+    from ..backend.convolution_engines import ENGINES, load_cudnn, tf32_allowed
 
-    ways = [f"{name} up to {limit:.0f} products per output" if limit < math.inf else name for limit, name in ENGINES]
-    return ", then ".join(ways)
+    ways = [
+        f"{' or else '.join(names)}{f' up to {limit:.0f} products per output' if limit < math.inf else ''}"
+        for limit, names in ENGINES
+    ]
+    module, reason = load_cudnn()
+    return {
+        "conv, cuda": ", then ".join(ways),
+        "cuDNN": reason or f"{module.backend_version()}, by nvidia-cudnn-frontend {module.__version__}",
+        "TF32": "allowed for float32 products, by CUPY_TF32" if tf32_allowed() else "off (CUPY_TF32=1 allows it)",
+    }
 
 
 def _gpus() -> list[str]:

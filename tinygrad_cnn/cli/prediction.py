@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import Device, current_device, use_device
 from ..errors import DataError, MissingExtraError
 from . import networks
 from .main import Run
@@ -31,6 +32,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--as-is", action="store_true", help="only bring images to the size of the network: no "
                         "inversion, no centring")  # fmt: skip
     parser.add_argument("--show", action="store_true", help="print what the network sees")
+    parser.add_argument("--device", metavar="NAME", default=str(current_device()), help="cpu, cuda or cuda:1")
     parser.add_argument("--json", action="store_true", help="print one JSON object per file and nothing else")
     return run
 
@@ -43,13 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
     from ..tensor import Tensor
     from .console import output
 
-    trained = networks.load(arguments.model or networks.latest_run())
+    with use_device(Device(arguments.device)):
+        trained = networks.load(arguments.model or networks.latest_run())
     if trained.image[0] != 1:
         raise DataError(f"{trained.path} was trained on images of {trained.image[0]} channels, predict reads grey ones")
     h, w = trained.image[1:]
     prepare = _fitted if arguments.as_is else as_digit
     pixels = np.stack([prepare(read_grey(path), (h, w), path) for path in arguments.files])[:, None]
-    with no_grad():
+    with no_grad(), use_device(Device(arguments.device)):
         scores = trained.model(Tensor(trained.normalise(pixels))).numpy()
     certainty = np.exp(scores - scores.max(1, keepdims=True))
     certainty /= certainty.sum(1, keepdims=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..backend import Device, current_device, use_device
 from ..errors import CheckpointError, OptionError
 from . import networks
 from .main import Run
@@ -31,6 +32,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--layer", metavar="PATH", help="which layer, for filters and Grad-CAM")
     parser.add_argument("--data", metavar="FOLDER", help="a folder of IDX files [default: what it was trained on]")
     parser.add_argument("--theme", choices=["light", "dark"], default="light", help="colours")
+    parser.add_argument("--device", metavar="NAME", default=str(current_device()), help="cpu, cuda or cuda:1")
     return run
 
 
@@ -38,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw, save, and say in a sentence what there is to see."""
     out = Path(arguments.out or f"{arguments.what}.png")
     make, _ = KINDS[arguments.what]
-    sheet = make(arguments)
+    with use_device(Device(arguments.device)):
+        sheet = make(arguments)
     sheet.save(out)
     print(f"{out}: {sheet.text}")
     return 0

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..backend import Device, as_dtype, manual_seed, use_device
+from ..backend import Device, as_dtype, current_device, manual_seed, use_device
 from ..data.normalise import NORMALISATIONS
 from ..errors import CheckpointError, MissingExtraError, OptionError
 from ..files import write_text
@@ -144,7 +144,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     )
     how.add_argument("--seed", type=_from_0, metavar="N", help="decides all that is random [default: 0]")
     where = parser.add_argument_group("where it runs and writes")
-    where.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda or cuda:1")
+    where.add_argument("--device", metavar="NAME", default=str(current_device()), help="cpu, cuda or cuda:1")
     where.add_argument("--out", metavar="FOLDER", help="run folder, new or empty [default: runs/MODEL-DATE-TIME]")
     where.add_argument("--resume", metavar="FOLDER", help="go on with the run in this folder, with its own options")
     where.add_argument(
@@ -293,9 +293,9 @@ def _set_up(options: Options, device: str) -> _Setup:
     assert isinstance(normalise, data.Affine)  # every name in --normalise is one
     fitted, held_out = _split(splits.train, options)
     classes = splits.train.classes or 10
-    model = networks.build(options.model, classes, splits.train.images.shape[1:])
-    if device != "cpu":
-        model.to(device)
+    with use_device("cpu"):  # the seed gives the same weights on every device
+        model = networks.build(options.model, classes, splits.train.images.shape[1:])
+    model.to(device)
     background = -normalise.zero / normalise.scale
     transform = data.transforms.digits(options.augment, fill=background) if options.augment else None
     loader = data.DataLoader(fitted, options.batch_size, shuffle=True, seed=options.seed, transform=transform)

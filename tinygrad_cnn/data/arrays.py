@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..backend import Device, device_of, generator
+from ..backend import Device, device_of, generator, to_host
 from ..errors import DataError, OptionError
 
 __all__ = ["ArrayDataset", "Dataset", "Subset", "TensorDataset", "random_split", "seeded"]
@@ -121,7 +121,7 @@ class Subset:
     @property
     def labels(self) -> Any:
         """The labels of these samples."""
-        return self.dataset.labels[self.indices]
+        return _at(self.dataset.labels, self.indices)
 
     @property
     def classes(self) -> int | None:
@@ -162,7 +162,7 @@ def collate(samples: list[Any]) -> Any:
         return {key: collate([s[key] for s in samples]) for key in first}
     if isinstance(first, (str, bytes)):
         return samples
-    values = [np.asarray(getattr(s, "array", s)) for s in samples]
+    values = [np.asarray(to_host(getattr(s, "array", s))) for s in samples]
     if len({v.shape for v in values}) > 1:
         shapes = sorted({v.shape for v in values})
         raise DataError(f"samples of one batch have different shapes, {shapes[0]} and {shapes[1]}")

@@ -114,7 +114,8 @@ def check_graph(outputs: Traced | Sequence[Traced], *, seed: int = 0) -> GraphCh
 
 def _check(node: Node, seed: int) -> NodeCheck:
     inputs = node.inputs or ()
-    args = [np.asarray(backend.to_host(x.array)) if isinstance(x, Traced) else x for x in inputs]
+    args = [_on_cpu(x) for x in inputs]
+    options = {name: _on_cpu(value) for name, value in node.options.items()}
     wrt = [
         i
         for i, x in enumerate(inputs)
@@ -124,6 +125,14 @@ def _check(node: Node, seed: int) -> NodeCheck:
         return NodeCheck(node.op.name, node.index, 0.0, None)
     large = sum(args[i].size for i in wrt) > SMALL
     mode: Any = "screen" if large else "auto"
-    report = gradcheck(node.op, args, options=node.options, wrt=wrt, mode=mode, seed=seed, kinks="accept")
+    report = gradcheck(node.op, args, options=options, wrt=wrt, mode=mode, seed=seed, kinks="accept")
     error = max((p.max_rel_err for p in report.parts), default=0.0)
     return NodeCheck(node.op.name, node.index, error if report.ok else max(error, 1e-3), report)
+
+
+def _on_cpu(value: Any) -> Any:
+    """Return an input or an option of an op with its arrays on the CPU, where rules are checked."""
+    if isinstance(value, tuple):
+        return tuple(_on_cpu(v) for v in value)
+    value = value.array if isinstance(value, Traced) else value
+    return np.asarray(backend.to_host(value)) if type(value) in backend.device.namespaces else value

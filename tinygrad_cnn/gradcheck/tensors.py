@@ -17,6 +17,7 @@ import numpy as np
 
 from .. import backend, graph
 from ..autodiff import gradients
+from ..backend import Device
 from ..errors import GraphError, OptionError
 from ..graph import Observer, Traced, nodes_from, observing
 from ..tensor import Tensor
@@ -68,8 +69,13 @@ class _Function:
         self.count = len(args)
         self.args = tuple(args)
         self.places = [a.device if isinstance(a, Tensor) else None for a in (*args, *held.values())]
-        self.generator = backend.generator()
-        self.state = self.generator.bit_generator.state if hasattr(self.generator, "bit_generator") else None
+        beyond = next((place for place in self.places if place is not None and place.kind != "cpu"), None)
+        for i, a in enumerate(args):
+            if isinstance(a, np.ndarray):  # a plain array goes where the tensors are
+                self.places[i] = beyond
+        self.buffers: list[tuple[Tensor, Device]] = []  # of the module, and where they were
+        backend.generator()  # so that its state is known before the function draws from it
+        self.state = backend.generator_states()
         self.used_random = False
 
     def call(self, arrays: Sequence[Any], record: Sequence[int]) -> tuple[list[Tensor], Any]:
@@ -100,16 +106,13 @@ class _Function:
 
     def _rewind(self) -> Any:
         """Start every run from the same random numbers, so that dropout is a function."""
-        if self.state is None:
-            return None
-        before = self.generator.bit_generator.state
-        self.generator.bit_generator.state = self.state
+        before = backend.generator_states()
+        backend.restore_generators(self.state)
         return before
 
     def _resume(self, before: Any) -> None:
-        if before is not None:
-            self.used_random |= self.generator.bit_generator.state != self.state
-            self.generator.bit_generator.state = before
+        self.used_random |= not backend.same_state(backend.generator_states(), self.state)
+        backend.restore_generators(before)
 
     def outputs(self, y: Any) -> list[Tensor]:
         """The tensors of a result, which may be one or a tuple."""
@@ -194,14 +197,21 @@ class TensorProblem(Problem):
         return self.legal
 
     def original(self, g: Array) -> list[Array | None]:
-        """The gradients in the tensors' own type on their own device; None where that is float64 on the CPU."""
+        """The gradients in the tensors' own type on their own device; None where that is float64 on the CPU, and for a
+        function that draws random numbers, which are others on another device."""
+        if self.function.used_random and any(p is not None and p.kind != "cpu" for p in self.function.places):
+            self.same_pieces = True
+            return [None] * len(self.wrt)
         arrays = list(self.all_args(self.z, cast=True))
         for i, place in enumerate(self.function.places):
             if place is not None and place.kind != "cpu":
                 arrays[i] = place.asarray(arrays[i])
         here, pieces = self._watch(self.z), _Pieces()
+        for b, there in self.function.buffers:
+            b.array = there.asarray(b.array)
         with observing(pieces):
             inputs, outputs = self._recorded(arrays)
+        _to_cpu(self.function.buffers)
         self.same_pieces = (pieces.hash.digest() if pieces.any else b"") == here
         dout = self.cotangent(g)
         parts = list(dout) if self.several else [dout]
@@ -368,9 +378,9 @@ def gradcheck(
     positions = _checked(wrt, args, held, values, names)
     title = getattr(f, "__name__", "") or type(f).__name__
     title = "function" if title == "<lambda>" else title
+    function.buffers = [(b, b.device) for b in buffers]
     with _lent([*held.values(), *buffers]):
-        for b in buffers:
-            b.array = np.array(backend.to_host(b.array))
+        _to_cpu(function.buffers)
 
         def problem_at(number: int) -> Problem:
             problem: Problem = TensorProblem(function, values, positions, names, title)
@@ -383,8 +393,17 @@ def gradcheck(
         report = run(problem_at, settings, cases)
     if function.used_random:
         report.remarks.append("note: the function draws random numbers; they were held fixed during the check")
+        if any(place is not None and place.kind != "cpu" for place in function.places):
+            report.remarks.append(
+                "note: it was checked on the CPU alone, because every device draws numbers of its own"
+            )
     report.replay = f"repeat with seed={seed}"
     return report
+
+
+def _to_cpu(buffers: list[tuple[Tensor, Device]]) -> None:
+    for b, _ in buffers:
+        b.array = np.array(backend.to_host(b.array))
 
 
 def _known_mistakes(f: Any, mistakes: Sequence[Mistake] | None) -> tuple[Mistake, ...]:

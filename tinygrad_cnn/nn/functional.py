@@ -78,12 +78,23 @@ def _castable(function: Function) -> Function:
     return cast(Function, called)
 
 
-def as_tensor(x: Any) -> Any:
-    """Return x as a tensor, so that `model(batch)` works on plain arrays too.
+def as_tensor(x: Any, beside: Any = None) -> Any:
+    """Return x as a tensor, so that `model(batch)` works on plain arrays too, on the device of the tensor `beside` it.
 
     An array is copied: its owner may fill it with the next batch before the backward pass reads this one.
     """
-    return x if isinstance(x, Traced) else Tensor(x)
+    return x if isinstance(x, Traced) else Tensor(x, device=_device_beside(x, beside))
+
+
+def _device_beside(x: Any, other: Any) -> Any:
+    """Return where x goes, which has no device of its own if it is no array of a GPU; None for the usual place."""
+    return device_of(other.array) if isinstance(other, Traced) and (on_host(x) or not hasattr(x, "dtype")) else None
+
+
+def _beside(array: Any, x: Any) -> Any:
+    """Return a NumPy array that stands beside the tensor x as an array on the device of x; anything else as it is."""
+    there = _device_beside(array, x) if on_host(array) else None
+    return array if there is None or there.kind == "cpu" else there.asarray(array)
 
 
 # Linear layers and convolution
@@ -91,7 +102,9 @@ def as_tensor(x: Any) -> Any:
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """Return x Wᵀ + b: input (..., in), weight (out, in), bias (out,), output (..., out)."""
-    return ops.linear(as_tensor(input), weight, *(() if bias is None else (bias,)))
+    input = as_tensor(input, weight)
+    weight, bias = _beside(weight, input), _beside(bias, input)
+    return ops.linear(input, weight, *(() if bias is None else (bias,)))
 
 
 def conv2d(
@@ -105,7 +118,8 @@ def conv2d(
 
     See `tinygrad_cnn.ops.conv2d` for the formula, the output size and the errors.
     """
-    input = as_tensor(input)
+    input = as_tensor(input, weight)
+    weight, bias = _beside(weight, input), _beside(bias, input)
     if len(input.shape) != 4 or len(weight.shape) != 4:
         raise ShapeError(
             f"conv2d: input {tuple(input.shape)} and weight {tuple(weight.shape)} must both have 4 axes: "
@@ -146,7 +160,8 @@ def conv_transpose2d(
         ShapeError: channels or bias do not fit, or nothing is left of the output.
         OptionError: output_padding is not smaller than both stride and dilation.
     """
-    input = as_tensor(input)
+    input = as_tensor(input, weight)
+    weight, bias = _beside(weight, input), _beside(bias, input)
     if len(input.shape) != 4 or len(weight.shape) != 4:
         raise ShapeError(
             f"conv_transpose2d: input {tuple(input.shape)} and weight {tuple(weight.shape)} must both have 4 axes: "
@@ -458,7 +473,11 @@ def one_hot(labels: Any, num_classes: int = -1) -> Tensor:
     classes = int(array.max()) + 1 if num_classes < 0 else int(num_classes)
     ops.losses.check_labels(array, classes)
     xp = xp_of(array)
-    made: Tensor = Tensor.made((array[..., None] == xp.arange(classes)).astype("float32"))
+    rows = (array[..., None] == xp.arange(classes)).astype("float32")
+    if not on_host(array):  # nothing was asked of the labels there; those that are no classes give rows of NaN
+        known = (array >= 0) & (array < classes)
+        rows = xp.where(known[..., None], rows, xp.asarray(math.nan, dtype=rows.dtype))
+    made: Tensor = Tensor.made(rows)
     return made
 
 
@@ -523,7 +542,7 @@ def batch_norm(
     Raises:
         ShapeError: in training, a channel has only one value, whose variance says nothing.
     """
-    x = as_tensor(input)
+    x = as_tensor(input, weight)
     if len(x.shape) < 2:
         raise ShapeError(f"batch_norm: input must have shape (n, c, ...), got {tuple(x.shape)}")
     axes = (0, *range(2, len(x.shape)))
@@ -570,7 +589,7 @@ def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any 
 
     Source: Ba, Kiros & Hinton, arXiv:1607.06450.
     """
-    x = as_tensor(input)
+    x = as_tensor(input, weight)
     shape = ops.shapes.as_shape(normalized_shape)
     if tuple(x.shape[len(x.shape) - len(shape) :]) != shape:
         raise ShapeError(f"layer_norm: input {tuple(x.shape)} does not end with normalized_shape {shape}")
@@ -613,7 +632,7 @@ def _reduced(losses: Any, reduction: str, total_weight: Any = None) -> Any:
 
 def _labels(target: Any, like: Any) -> Any:
     """Return class labels as an integer array on the device of `like`."""
-    array = raw(target)
+    array = _beside(raw(target), like) if not isinstance(target, Traced) else target.array
     if not hasattr(array, "dtype"):
         array = xp_of(like).asarray(array)
     if array.dtype.kind not in "iu":
@@ -638,11 +657,11 @@ def nll_loss(input: Any, target: Any, weight: Any = None, *, ignore_index: int =
     Raises:
         ShapeError, DTypeError, DataError: target is not one class label from 0 to k - 1 per row.
     """
-    return _nll(as_tensor(input), target, weight, ignore_index, reduction, 0.0)
+    return _nll(as_tensor(input, target), target, weight, ignore_index, reduction, 0.0)
 
 
 def _nll(x: Any, target: Any, weight: Any, ignore_index: int, reduction: str, smoothing: float) -> Any:
-    labels = _labels(target, x)
+    labels, weight = _labels(target, x), _beside(weight, x)
     single = len(x.shape) == 1
     if single:
         x, labels = ops.reshape(x, shape=(1, -1)), labels.reshape(1)
@@ -701,7 +720,8 @@ def cross_entropy(
     Raises:
         ShapeError, DTypeError, DataError: target has another shape, or labels outside of 0 ... k - 1.
     """
-    x = as_tensor(input)
+    x = as_tensor(input, target)
+    target, weight = _beside(target, x), _beside(weight, x)
     if not 0 <= label_smoothing <= 1:
         raise OptionError(f"label_smoothing must be from 0 to 1, got {label_smoothing!r}")
     array = raw(target)
@@ -731,8 +751,8 @@ def binary_cross_entropy_with_logits(
         weight: factors of the losses.
         pos_weight: factor of the first term, the loss of positive examples.
     """
-    x = as_tensor(input)
-    target = as_tensor(target)
+    x = as_tensor(input, target)
+    target, weight, pos_weight = as_tensor(target, x), _beside(weight, x), _beside(pos_weight, x)
     _same_shapes("binary_cross_entropy_with_logits", x, target)
     if target.dtype != x.dtype:
         target = ops.astype(target, dtype=x.dtype)
@@ -755,7 +775,8 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, *, reducti
     Raises:
         DataError: a probability is outside of [0, 1].
     """
-    p, target = as_tensor(input), as_tensor(target)
+    p, target = as_tensor(input, target), as_tensor(target, input)
+    weight = _beside(weight, p)
     _same_shapes("binary_cross_entropy", p, target)
     if p.size and (float(raw(p).min()) < 0 or float(raw(p).max()) > 1):
         raise DataError("binary_cross_entropy: probabilities must lie in [0, 1]; for logits use the _with_logits form")
@@ -771,7 +792,7 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, *, reducti
 @_castable
 def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     """Return (x - t)²."""
-    x, target = as_tensor(input), as_tensor(target)
+    x, target = as_tensor(input, target), as_tensor(target, input)
     _same_shapes("mse_loss", x, target)
     d = x - target
     return _reduced(d * d, reduction)
@@ -780,7 +801,7 @@ def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
 @_castable
 def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     """Return |x - t|; the derivative where they are equal is 0."""
-    x, target = as_tensor(input), as_tensor(target)
+    x, target = as_tensor(input, target), as_tensor(target, input)
     _same_shapes("l1_loss", x, target)
     return _reduced(ops.absolute(x - target), reduction)
 
@@ -791,7 +812,7 @@ def huber_loss(input: Any, target: Any, *, reduction: str = "mean", delta: float
 
     Source: Huber, Annals of Mathematical Statistics 35, 1964.
     """
-    x, target = as_tensor(input), as_tensor(target)
+    x, target = as_tensor(input, target), as_tensor(target, input)
     _same_shapes("huber_loss", x, target)
     if not delta > 0:
         raise OptionError(f"huber_loss: delta must be positive, got {delta!r}")

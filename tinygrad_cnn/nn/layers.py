@@ -58,8 +58,9 @@ def uniform(shape: tuple[int, ...], bound: float, device: Any, dtype: Any) -> Pa
     """Return a parameter drawn uniformly from [-bound, bound]."""
     place = current_device() if device is None else Device(str(device))
     kind = as_dtype(dtype or default_float)
-    draw = generator(place).random(size=shape, dtype=float64 if kind.itemsize == 8 else float32)
-    parameter: Parameter = Parameter.made(place.asarray(((draw * 2 - 1) * bound).astype(kind)))
+    with place.context():
+        draw = generator(place).random(size=shape, dtype=float64 if kind.itemsize == 8 else float32)
+        parameter: Parameter = Parameter.made(place.asarray(((draw * 2 - 1) * bound).astype(kind)))
     parameter.requires_grad = True
     return parameter
 

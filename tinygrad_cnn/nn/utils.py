@@ -66,7 +66,7 @@ def clip_grad_norm_(
     xp = namespace(clipped[0].grad.array)
     sizes = [abs(widened(p.grad.array)) for p in clipped]
     if math.isinf(norm_type):
-        norm = xp.stack([xp.max(size, initial=0) for size in sizes]).max()
+        norm = xp.stack([size.max() if size.size else xp.zeros((), size.dtype) for size in sizes]).max()
     else:
         total = xp.stack([(size**norm_type).sum() for size in sizes]).sum()
         norm = total ** (1 / norm_type)

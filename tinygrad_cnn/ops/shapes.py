@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from ..backend import Device, device_of, namespace
+from ..backend import Device, device_of, to_host
 from ..backend.basics import scatter_add as add_at
+from ..backend.device import namespaces
 from ..errors import OptionError, ShapeError
 from ..graph import Traced
 from ..op import op
@@ -283,11 +284,13 @@ def plain_index(index: Any) -> Any:
     return index.copy() if getattr(index, "ndim", 0) else index
 
 
-def _placed(xp: Any, index: Any) -> Any:
+def placed(xp: Any, index: Any) -> Any:
     """Return an index whose arrays are where the indexed array is."""
     if isinstance(index, tuple):
-        return tuple(_placed(xp, i) for i in index)
-    return xp.asarray(index) if getattr(index, "ndim", 0) and namespace(index) is not xp else index
+        return tuple(placed(xp, i) for i in index)
+    if namespaces.get(index.__class__, xp) is xp:
+        return index
+    return xp.asarray(to_host(index))
 
 
 def is_basic(index: Any) -> bool:
@@ -301,7 +304,7 @@ def is_basic(index: Any) -> bool:
 def _getitem_shape(x: Shape, *, index: Any) -> Shape:
     xp = Device("cpu").xp
     try:
-        return tuple(xp.broadcast_to(xp.zeros(()), x)[index].shape)
+        return tuple(xp.broadcast_to(xp.zeros(()), x)[placed(xp, index)].shape)
     except IndexError as error:
         raise ShapeError(f"getitem: index {index!r} does not fit shape {x}: {error}") from error
 
@@ -316,7 +319,7 @@ def _scatter_shape(g: Shape, *, shape: Shape, index: Any) -> Shape:
 @op(shape=_getitem_shape, flops=no_flops, family="shape", convert={"index": plain_index})
 def getitem(xp: Any, x: Any, *, index: Any) -> Any:
     """Return x[index], with NumPy's basic and advanced indexing; a float array is never an index."""
-    return x[_placed(xp, index)]
+    return x[placed(xp, index)]
 
 
 @getitem.vjp("x", "zeros with g added at index")
@@ -331,7 +334,7 @@ def scatter(xp: Any, g: Any, *, shape: Shape, index: Any) -> Any:
     if is_basic(index):
         y[index] = g
     else:
-        add_at(xp, y, _placed(xp, index), g)
+        add_at(xp, y, placed(xp, index), g)
     return y
 
 

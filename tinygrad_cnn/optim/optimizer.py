@@ -337,13 +337,13 @@ class Optimizer:
             )
         restored: dict[str, Any] = {"step": _whole(self._name, number, held["step"])}
         for name, like in fresh.items():
-            array = place.asarray(to_host(held[name]))
+            array = to_host(held[name])  # looked at before it goes to a device, which may not know its type
             if array.shape != like.shape or not is_float(array.dtype):
                 raise CheckpointError(
                     f"{self._name}: {name} of parameter {number} is {array.dtype} of shape {tuple(array.shape)}, "
                     f"expected {like.dtype} of shape {tuple(like.shape)}"
                 )
-            like[...] = array
+            like[...] = place.asarray(array)
             restored[name] = like
         return restored
 

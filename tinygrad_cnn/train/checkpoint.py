@@ -130,7 +130,7 @@ def _packed(value: Any, place: str, tensors: dict[str, Any]) -> Any:
         array = _host(value)
         # Shapes of no axes and no values do not survive every version of the format's reader; the shape is kept here.
         tensors[place] = array.reshape(-1) if array.ndim == 0 else array
-        return {_ARRAY: place, "shape": list(np.shape(getattr(value, "array", value)))}
+        return {_ARRAY: place, "shape": list(getattr(value, "array", value).shape)}
     raise CheckpointError(f"a checkpoint cannot hold a {type(value).__name__} (at {place or 'its top'})")
 
 

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from ..amp import GradScaler
-from ..backend import Device, current_device, float64, generator
+from ..backend import current_device, float64, generator_states, restore_generators
 from ..captured import CapturedStep, compile
 from ..errors import CheckpointError, OptionError, TinygradError
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -83,6 +83,30 @@ class _Sums:
 
     def state(self) -> dict[str, Any]:
         return {"loss": float(self.loss), "right": int(self.right), "samples": self.samples, "classes": self.classes}
+
+
+class _Watched(Progress):
+    """Progress whose means are computed when somebody looks at them, because every look waits for the device."""
+
+    def __init__(self, run: _Run, epochs: int, steps: int) -> None:
+        self.run = run
+        super().__init__(run.epoch + 1, epochs, run.step, steps)
+
+    @property
+    def loss(self) -> float:
+        return self.run.sums.means()[0]
+
+    @loss.setter
+    def loss(self, value: float) -> None:
+        pass
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.run.sums.means()[1]
+
+    @accuracy.setter
+    def accuracy(self, value: float | None) -> None:
+        pass
 
 
 def fit(
@@ -224,7 +248,7 @@ def _epoch(
     """Train for the rest of one epoch; return False if it was stopped before its end."""
     run.model.train()
     steps = len(run.train) if hasattr(run.train, "__len__") else 0
-    progress = Progress(run.epoch + 1, epochs, run.step, steps)
+    progress = _Watched(run, epochs, steps)
     started = saved = perf_counter()
     before = run.sums.samples
     on_host = current_device().kind == "cpu"
@@ -242,7 +266,6 @@ def _epoch(
         if on_step is not None:
             progress.step, progress.samples = run.step, run.sums.samples
             progress.fresh = run.sums.samples - before
-            progress.loss, progress.accuracy = run.sums.means()
             on_step(progress)
         last = run.step == steps
         if on_host or last or run.step % _LOOK_EVERY == 0:
@@ -309,6 +332,7 @@ class _Run:
     def save(self) -> None:
         if self.checkpoint is None:
             return
+        generators = generator_states()
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -317,7 +341,8 @@ class _Run:
             "precision": self.precision,
             "scaler": self.scaler.state_dict(),
             "loader": self.train.state_dict() if hasattr(self.train, "state_dict") else None,
-            "generator": generator(Device("cpu")).bit_generator.state,
+            "generator": generators.pop("cpu"),
+            "generators": generators,
             "history": list(self.history),
             "stopped": self.history.stopped,
             "progress": {
@@ -370,4 +395,4 @@ class _Run:
         self.epoch, self.step, self.steps_done = progress["epoch"], progress["step"], progress["steps_done"]
         self.seconds, self.lr = progress["seconds"], progress["lr"]
         self.sums = _Sums(**progress["sums"])
-        generator(Device("cpu")).bit_generator.state = state["generator"]
+        restore_generators({"cpu": state["generator"], **state.get("generators", {})})
