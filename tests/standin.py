@@ -6,9 +6,11 @@ the host counts as a wait for the device, which can be forbidden.
 """
 
 import math
+import sys
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
+import standin_graph
 from cuda_on_cpu import COMPILER, CpuModule
 
 from tinygrad_cnn.backend.cuda_kernels import CudaKernels
@@ -17,6 +19,7 @@ from tinygrad_cnn.backend.device_kernels import DeviceKernels
 
 waits = 0
 _forbidden = False
+pool = None  # that of a recording engine at work; None is the memory of everybody
 
 
 class WaitError(RuntimeError):
@@ -37,6 +40,7 @@ def no_waiting():
 def _waited(what):
     global waits
     waits += 1
+    standin_graph.forbid(what)
     if _forbidden:
         raise WaitError(f"{what} waits for the device")
 
@@ -49,6 +53,7 @@ class Array:
     __hash__ = None
 
     def __init__(self, held):
+        standin_graph.forbid("an array was made")
         self._held = np.asarray(held)
 
     def __array__(self, *args, **kwargs):
@@ -176,6 +181,9 @@ class Module:
         held.fill(np.nan if held.dtype.kind == "f" else 97)
         return Array(held)
 
+    def zeros(self, shape, dtype=float):
+        return Array(np.zeros(shape, dtype) if pool is None else pool.allocate(shape, dtype, 0))
+
     @property
     def ogrid(self):
         class Grid:
@@ -216,12 +224,15 @@ def _erf(x):
     return Array(np.vectorize(math.erf, otypes=[x.dtype])(x._held))
 
 
-def _raw_module(code, options=()):
-    return CpuModule(code, options, unwrap=lambda a: a._held if isinstance(a, Array) else a)
+_raw_module = standin_graph.Modules(CpuModule, lambda a: a._held if isinstance(a, Array) else a)
+
+
+def _engine(index):
+    return standin_graph.Engine(sys.modules[__name__])
 
 
 # With a C++ compiler the kernels in CUDA C run too, each thread as a fiber; without one, the generic table serves.
-_kernels = CudaKernels(xp, _erf, _raw_module) if COMPILER else DeviceKernels(xp, _erf)
+_kernels = CudaKernels(xp, _erf, _raw_module, _engine) if COMPILER else DeviceKernels(xp, _erf)
 
 
 def install():

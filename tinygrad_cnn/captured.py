@@ -15,9 +15,11 @@ from operator import is_
 from sys import getrefcount
 from typing import Any
 
-from .backend import device_of, float32, float64, kernels
+from .backend import device_of, float32, float64, int64, kernels, namespace, on_host
+from .backend.device_program import PRECISIONS, DeviceParameters, DeviceProgram, too_large
 from .backend.exposure import is_exposed
 from .backend.fused import Convolution, Linear, Parameters, Program, largest_tile
+from .errors import DataError, OptionError
 from .graph import Node, Observer, Scope, Traced, is_recording, next_index, nodes_from, observing, state
 from .nn import CrossEntropyLoss, Module
 from .nn.functional import cross_entropy
@@ -35,7 +37,12 @@ class NotCapturableError(Exception):
 
 
 def compile(
-    model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer, at_once: bool = False
+    model: Callable[..., Any],
+    loss: Callable[..., Any],
+    optimizer: Optimizer,
+    at_once: bool = False,
+    *,
+    precision: str | None = None,
 ) -> CapturedStep:
     """Return a function `step(x, labels)` that trains `model` on one batch, replayed from the second call on.
 
@@ -51,12 +58,24 @@ def compile(
     code inside `model` does besides calling ops is not repeated, so a branch on the values of x is not looked at again.
     While somebody observes the run (`profile()`, `detect_anomaly()`), it runs as always.
 
+    On a GPU the whole step becomes one CUDA graph, and no call waits for the device; reading the loss does. So labels
+    are not looked at beforehand there: one that is no class makes the loss of its batch NaN. Where the data set fits
+    into the GPU's memory, `attach` it and train by the numbers of its samples, many steps per call.
+
     Args:
         model: computes logits (N, classes) from a batch.
         loss: `nn.CrossEntropyLoss()` or `nn.functional.cross_entropy`; other losses work, unreplayed.
         optimizer: any; Adam and AdamW are updated in one pass over all parameters.
         at_once: replay the very call that was recorded too. Then all steps of a run are replays, and a run that was
             broken off and goes on in a new process rounds like one that was not; it costs one more forward pass.
+        precision: "float16" or "bfloat16" (on a GPU): what activations, their gradients and a copy of the weights are
+            stored in while a step is replayed. Sums, logits, the parameters, their gradients and the optimizer stay
+            float32. With "float16" the loss is scaled by a factor that starts at 65536, is halved when a gradient
+            overflows (that step is not taken, see `skipped`) and doubled after 2000 steps without; it needs Adam or
+            AdamW with one group, because others would have to be told to skip. Steps run as always compute in float32.
+
+    Raises:
+        OptionError: an unknown precision, or one for a model on the CPU.
 
     >>> from tinygrad_cnn import nn, optim, rand, tensor
     >>> from tinygrad_cnn import compile
@@ -67,7 +86,7 @@ def compile(
     >>> losses[2] < losses[0], step.reason
     (True, None)
     """
-    return CapturedStep(model, loss, optimizer, at_once)
+    return CapturedStep(model, loss, optimizer, at_once, precision=precision)
 
 
 class CapturedStep:
@@ -80,8 +99,19 @@ class CapturedStep:
     """
 
     def __init__(
-        self, model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer, at_once: bool = False
+        self,
+        model: Callable[..., Any],
+        loss: Callable[..., Any],
+        optimizer: Optimizer,
+        at_once: bool = False,
+        *,
+        precision: str | None = None,
     ) -> None:
+        if precision is not None and precision not in PRECISIONS:
+            raise OptionError(f"compile: precision must be None, 'float16' or 'bfloat16', got {precision!r}")
+        if precision is not None:
+            _check_precision(precision, optimizer.param_groups[0]["params"][0].array)
+        self.precision = precision
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
@@ -90,25 +120,32 @@ class CapturedStep:
         self.replays = 0
         self.logits: Any = None
         self._chain: _Chain | None = None
-        self._programs: OrderedDict[Any, Program | None] = OrderedDict()
+        self._programs: OrderedDict[Any, Any] = OrderedDict()
         self._refused: dict[Any, str] = {}
+        self._attached: tuple[Any, Any, float, float] | None = None
 
     def __call__(self, x: Any, labels: Any) -> Any:
         x = x if isinstance(x, Traced) else Tensor(x)
         array, targets = x.array, labels.array if isinstance(labels, Traced) else labels
-        self.reason = _unsuitable(x, targets)
+        if self.precision is not None:
+            _check_precision(self.precision, array)
+        self.reason = _unsuitable(x, targets) or self._unfit(array.dtype)
         if self.reason is not None:
             return self._run(x, labels)
         if self._chain is not None and not self._chain.holds(self.model, self.loss, self.optimizer):
             self.release()
-        key = (array.shape, array.dtype, targets.shape)
+        key = (array.shape, array.dtype, targets.shape, device_of(array))
         self.reason = self._refused.get(key)
         if self.reason is not None:
             return self._run(x, labels)
         if self._chain is None or key not in self._programs:
             return self._run(x, labels, key)
         program = self._program(self._chain, key)
-        if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < program.logits.shape[1]:
+        if (
+            on_host(targets)
+            and len(targets)
+            and not 0 <= int(targets.min()) <= int(targets.max()) < program.logits.shape[1]
+        ):
             self.reason = "some labels are not classes of the model"
             return self._run(x, labels)
         return self._replay(self._chain, program, array, targets)
@@ -119,12 +156,14 @@ class CapturedStep:
 
     def release(self) -> None:
         """Forget what was recorded and give the buffers back; the next call records anew."""
+        self._settle()
         self._chain = None
         self._programs.clear()
         self._refused.clear()
 
     def _run(self, x: Any, labels: Any, key: Any = None) -> Any:
         """Run the step as always, and record it under `key` if one is given."""
+        self._settle()
         self.optimizer.zero_grad()
         seen = _Recorder(x, self.model)
         if key is None:
@@ -146,7 +185,9 @@ class CapturedStep:
 
     def _record(self, key: Any, seen: _Recorder, x: Any, labels: Any, output: Any, value: Any) -> None:
         try:
-            chain = _Chain(self.model, self.loss, self.optimizer, seen, x, labels, output, value)
+            chain = _Chain(
+                self.model, self.loss, self.optimizer, seen, x, labels, output, value, precision=self.precision
+            )
         except NotCapturableError as reason:
             self.reason = self._refused[key] = str(reason)
             return
@@ -157,15 +198,18 @@ class CapturedStep:
         while len(self._programs) > MOST_PROGRAMS:
             self._programs.popitem(last=False)
 
-    def _program(self, chain: _Chain, key: Any) -> Program:
+    def _program(self, chain: _Chain, key: Any) -> Any:
         """Return the program for a recorded shape. It is made when first needed: then the recorded graph is gone."""
         program = self._programs[key]
         if program is None:
-            program = self._programs[key] = Program(chain.layers, chain.store, key[0][0])
+            program = self._programs[key] = chain.program(key[0][0])
         self._programs.move_to_end(key)
         return program
 
-    def _replay(self, chain: _Chain, program: Program, array: Any, targets: Any) -> Any:
+    def _replay(self, chain: _Chain, program: Any, array: Any, targets: Any) -> Any:
+        if isinstance(program, DeviceProgram):
+            loss = self._replay_on_device(chain, lambda options: program.run(array, targets, options))[0]
+            return Tensor.made(loss)
         self.optimizer.zero_grad()
         chain.adopt()
         gradients = chain.store.empty()
@@ -180,6 +224,161 @@ class CapturedStep:
         self.logits = Tensor.made(program.logits.copy())
         return Tensor.made(program.dtype.type(loss).reshape(()))
 
+    def _replay_on_device(self, chain: Any, run: Callable[[Any], tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Replay one or more steps, and return what `run` does: losses first, then logits and gradient of the last."""
+        self.optimizer.zero_grad()
+        chain.adopt()
+        options = chain.flat_options(self.optimizer)
+        before = 0 if options is None else options["steps"]
+        *losses, logits, gradient = run(options)
+        for p, g in zip(chain.tensors, chain.store.split(gradient), strict=True):
+            p.grad = p.result_type.made(g)
+        if options is None:
+            self.optimizer.step()
+            self.replays += 1
+        else:
+            chain.count_steps(self.optimizer, options["steps"] - before)
+            chain.give_back()
+            self.replays += options["steps"] - before
+        self.logits = Tensor.made(logits)
+        return tuple(losses)
+
+    def _unfit(self, dtype: Any) -> str | None:
+        """Return why the precision that was asked for does not go with this call, or None."""
+        if self.precision is None:
+            return None
+        if dtype != float32:
+            return f"x holds {dtype}, and precision={self.precision!r} is for models in float32"
+        if self.precision == "float16" and _flat_group(self.optimizer) is None:
+            return "precision='float16' skips steps on the device, which takes Adam or AdamW with one plain group"
+        return None
+
+    # Training on a data set by the numbers of its samples
+
+    def attach(self, images: Any, labels: Any, *, zero: float = 0.0, scale: float = 255.0) -> CapturedStep:
+        """Bring a data set of bytes to where the model is, so that `at` can train on its samples by their numbers.
+
+        Args:
+            images: bytes (count, h, w) or (count, c, h, w); the network sees (pixel − zero) / scale, as a
+                `data.normalise.Affine` computes it.
+            labels: whole numbers (count,).
+
+        Raises:
+            DataError: other shapes or types.
+
+        Returns the step itself.
+        """
+        device = device_of(self._parameter.array)
+        pictures, classes = (a.array if isinstance(a, Traced) else a for a in (images, labels))
+        dtype, shape = getattr(pictures, "dtype", None), getattr(pictures, "shape", ())
+        if dtype != "uint8" or len(shape) not in (3, 4):
+            raise DataError(
+                f"attach: images must be bytes (count, h, w) or (count, c, h, w), got {dtype} {tuple(shape)}"
+            )
+        if getattr(getattr(classes, "dtype", None), "kind", None) not in ("i", "u") or classes.shape != shape[:1]:
+            raise DataError("attach: labels must be an integer array with one number per image")
+        if not scale:
+            raise OptionError("attach: scale must not be 0; the network sees (pixel - zero) / scale")
+        pictures = device.asarray(pictures)
+        pictures = pictures.reshape(shape[0], 1, *shape[1:]) if len(shape) == 3 else pictures
+        self._attached = (
+            device.xp.ascontiguousarray(pictures), device.asarray(classes).astype(int64), float(zero), float(scale)
+        )  # fmt: skip
+        return self
+
+    def at(self, rows: Any) -> Any:
+        """Train on attached samples by their numbers, and return the loss, or the losses of many steps.
+
+        Numbers (n,) are one batch, and its loss is returned. Numbers (steps, n) are one batch after the other, with the
+        same options of the optimizer, and their losses (steps,) are returned; `logits` and the gradients are those of
+        the last. On a GPU the batches are gathered there, inside of the graph, and a step costs the host one launch.
+        Numbers that lie on the GPU are not looked at: one that is no sample makes its loss NaN.
+
+        Raises:
+            OptionError: nothing is attached.
+            DataError: the numbers are not whole, have other axes, or one is no sample.
+        """
+        images, labels, zero, scale = self._data
+        if device_of(images) != device_of(self._parameter.array):
+            raise OptionError("at: the model has moved to another device; attach the data again")
+        numbers = rows.array if isinstance(rows, Traced) else rows
+        numbers = numbers if hasattr(numbers, "dtype") else namespace().asarray(numbers)
+        if numbers.dtype.kind not in "iu" or numbers.ndim not in (1, 2) or not all(numbers.shape):
+            raise DataError(f"at: rows must be whole numbers (n,) or (steps, n), got {numbers.dtype} {numbers.shape}")
+        if on_host(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(images):
+            raise DataError(
+                f"at: rows must lie in 0 ... {len(images) - 1}, got values from {numbers.min()} to {numbers.max()}"
+            )
+        numbers = device_of(images).asarray(numbers, int64)
+        table = numbers.reshape(1, -1) if numbers.ndim == 1 else numbers
+        found, done = [], 0
+        while done < len(table):
+            program = self._program_for_rows(table.shape[1])
+            if program is None:
+                found.append(self._at_as_always(table[done]))
+                done += 1
+                continue
+            part = table[done : done + (program.capacity if _flat_group(self.optimizer) is not None else 1)]
+            program.attach(images, labels, zero, scale)
+            found.append(self._replay_on_device(self._chain, partial(program.run_rows, part))[0])
+            done += len(part)
+        losses = found[0] if len(found) == 1 else namespace(found[0]).concatenate(found)
+        return Tensor.made(losses.reshape(()) if numbers.ndim == 1 else losses)
+
+    @property
+    def _data(self) -> tuple[Any, Any, float, float]:
+        if self._attached is None:
+            raise OptionError("at: there are no data; attach(images, labels) them first")
+        return self._attached
+
+    def _at_as_always(self, row: Any) -> Any:
+        """Gather a batch, train on it as `__call__` does, and return its loss (1,)."""
+        images, labels, zero, scale = self._data
+        kind = self._parameter.array.dtype.type
+        x = (images[row].astype(self._parameter.array.dtype) - kind(zero)) / kind(scale)
+        value = self(Tensor.made(x), labels[row])
+        return value.array.reshape(1)
+
+    def _program_for_rows(self, n: int) -> Any:
+        """Return the program that can be replayed for batches of so many attached samples, or None."""
+        images, dtype = self._data[0], self._parameter.array.dtype
+        chain = self._chain
+        if chain is None or chain.engine is None or state.observers or not is_recording() or self._unfit(dtype):
+            return None
+        key = ((n, *images.shape[1:]), dtype, (n,), device_of(images))
+        if key not in self._programs or not chain.holds(self.model, self.loss, self.optimizer):
+            return None
+        self.reason = None
+        return self._program(chain, key)
+
+    # What the device counts
+
+    @property
+    def _parameter(self) -> Any:
+        return self.optimizer.param_groups[0]["params"][0]
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were not taken because a gradient overflowed, with `precision="float16"`; waits."""
+        return 0 if self._chain is None or self._chain.engine is None else self._chain.store.counters()["skipped"]
+
+    @property
+    def loss_scale(self) -> float:
+        """The factor of the loss, with `precision="float16"`; looking at it waits for the device."""
+        return 1.0 if self._chain is None or self._chain.engine is None else self._chain.store.counters()["scale"]
+
+    def _settle(self) -> None:
+        """Let the optimizer know how many steps the device has taken, where it may have skipped some."""
+        chain = self._chain
+        if chain is None or self.precision != "float16":
+            return
+        states = [self.optimizer.state.get(p, {"step": None}) for p in chain.tensors]
+        if any(held["step"] != chain.store.steps for held in states):
+            return  # another update has gone on counting
+        chain.store.steps = chain.store.counters()["steps"]
+        for held in states:
+            held["step"] = chain.store.steps
+
 
 def _unsuitable(x: Any, targets: Any) -> str | None:
     """Return why this call cannot even be looked at, or None."""
@@ -187,8 +386,8 @@ def _unsuitable(x: Any, targets: Any) -> str | None:
         return "the run is being observed"
     if not is_recording():
         return "recording is off (no_grad)"
-    if device_of(x.array).kind != "cpu":
-        return f"x is on {device_of(x.array)}, and replay is for the CPU"
+    if not on_host(x.array) and getattr(kernels(x.array), "engine", None) is None:
+        return f"x is on {device_of(x.array)}, whose kernels cannot be recorded"
     if x.requires_grad:
         return "x requires a gradient"
     if x.array.dtype not in (float32, float64):
@@ -197,6 +396,8 @@ def _unsuitable(x: Any, targets: Any) -> str | None:
         return f"x has shape {x.array.shape}; replay takes non-empty batches (n, features) or (n, c, h, w)"
     if getattr(getattr(targets, "dtype", None), "kind", None) not in ("i", "u") or targets.shape != x.array.shape[:1]:
         return "the labels are not an integer array with one number per sample"
+    if type(targets) is not type(x.array):
+        return "the labels are on another device than x"
     return None
 
 
@@ -248,6 +449,8 @@ class _Chain:
         labels: Any,
         output: Any,
         value: Any,
+        *,
+        precision: str | None = None,
     ) -> None:
         self.modules = list(seen.modules.values())
         for module, _ in self.modules:
@@ -260,8 +463,13 @@ class _Chain:
                 raise NotCapturableError(f"{type(module).__name__} changes what it holds when it is called")
         if _edited([x], seen.began):
             raise NotCapturableError("the model edits x in place")
-        _check_loss(loss)
-        if largest_tile(self.layers, x.array.dtype) < FEWEST_SAMPLES:
+        self.ignore = _check_loss(loss)
+        self.device = device_of(x.array)
+        if not on_host(x.array):
+            refused = too_large(self.layers, len(x.array), x.array.dtype)
+            if refused is not None:
+                raise NotCapturableError(refused)
+        elif largest_tile(self.layers, x.array.dtype) < FEWEST_SAMPLES:
             raise NotCapturableError("the buffers of a program would take too much memory for layers of this size")
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for p in self.tensors:
@@ -272,15 +480,25 @@ class _Chain:
         self.dtype = x.array.dtype
         self.model, self.loss = model, loss
         self.groups = [(group, list(group["params"])) for group in optimizer.param_groups]
-        self.store = Parameters([p.array.shape for p in self.tensors], self.dtype)
+        shapes = [p.array.shape for p in self.tensors]
+        self.precision = precision
+        self.store: Any
+        if on_host(x.array):
+            self.store, self.engine = Parameters(shapes, self.dtype), None
+        else:
+            with self.device.context():
+                self.store = DeviceParameters(shapes, self.dtype, self.device.xp, precision)
+            self.engine = kernels(x.array).engine(self.device.index)
         self.moments = [self.store.empty(), self.store.empty()]
         self.moment_views = [self.store.split(m) for m in self.moments]
         self.lent: list[tuple[Any, Any]] = []
 
     def equals(self, other: _Chain) -> bool:
         """Return whether another recording found the same layers and parameters."""
-        return self.layers == other.layers and all(
-            a is b for a, b in zip(self.tensors, other.tensors, strict=True)
+        return (
+            self.device == other.device
+            and self.layers == other.layers
+            and all(a is b for a, b in zip(self.tensors, other.tensors, strict=True))
         )  # equal layers have equally many parameters
 
     def holds(self, model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer) -> bool:
@@ -295,11 +513,24 @@ class _Chain:
                 for now, (then, params) in zip(groups, self.groups, strict=True)
             )
             and all(
-                p.requires_grad and not p.hooks and p.array.dtype == self.dtype and p.array.shape == shape
-                for p, shape in zip(self.tensors, self.store.shapes, strict=True)
+                p.requires_grad
+                and not p.hooks
+                and type(p.array) is type(view)
+                and p.array.dtype == self.dtype
+                and p.array.shape == view.shape
+                for p, view in zip(self.tensors, self.store.views, strict=True)
             )
             and all(_same(_contents(module), then) for module, then in self.modules)
         )
+
+    def program(self, batch: int) -> Any:
+        """Return what replays the step for batches of this size."""
+        if self.engine is None:
+            return Program(self.layers, self.store, batch)
+        return DeviceProgram(
+            self.layers, self.store, batch, self.device.kernels, self.engine,
+            moments=self.moments, precision=self.precision, ignore=self.ignore,
+        )  # fmt: skip
 
     def adopt(self) -> None:
         """Let the parameters live in the flat array, taking over values that were assigned in the meantime.
@@ -323,36 +554,64 @@ class _Chain:
 
     def update_flat(self, optimizer: Optimizer, gradients: Any, program: Program) -> bool:
         """Take one step of Adam over all parameters at once; return False if this is not that simple."""
-        if type(optimizer) not in (Adam, AdamW) or len(optimizer.param_groups) != 1 or "step" in vars(optimizer):
+        options = self.flat_options(optimizer)
+        if options is None:
             return False
-        group = optimizer.param_groups[0]
-        if group["amsgrad"] or group["l1"] or group["maximize"]:
-            return False
+        self.count_steps(optimizer, 1)
+        options["step"] = options.pop("steps") + 1
+        program.over_parts(partial(kernels(gradients).adam_step, **options), self.store.flat, gradients, *self.moments)
+        return True
+
+    def flat_options(self, optimizer: Optimizer) -> dict[str, Any] | None:
+        """Return the options of Adam and the steps taken so far, and let its state live in the flat arrays.
+
+        None if this is not Adam with one set of options for all parameters.
+        """
+        group = _flat_group(optimizer)
+        if group is None:
+            return None
         states = [optimizer.state.get(p) for p in self.tensors]
         if len({0 if held is None else held["step"] for held in states}) != 1:
-            return False
+            return None
         for p, held, m, v in zip(self.tensors, states, *self.moment_views, strict=True):
             if held is None:
-                m[...] = v[...] = 0
+                m[...] = 0
+                v[...] = 0
                 optimizer.state[p] = {"step": 0, "exp_avg": m, "exp_avg_sq": v}
             elif held["exp_avg"] is not m or held["exp_avg_sq"] is not v:
                 m[...], v[...] = held["exp_avg"], held["exp_avg_sq"]
                 held["exp_avg"], held["exp_avg_sq"] = m, v
+        return {
+            "steps": optimizer.state[self.tensors[0]]["step"],
+            "lr": group["lr"],
+            "beta1": group["betas"][0],
+            "beta2": group["betas"][1],
+            "eps": group["eps"],
+            "weight_decay": group["weight_decay"],
+            "decoupled": group["decoupled_weight_decay"],
+        }
+
+    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
+        """Note that the flat update took so many steps."""
         for p in self.tensors:
-            optimizer.state[p]["step"] += 1
+            optimizer.state[p]["step"] += steps
             p.edited()
-        update = partial(
-            kernels(gradients).adam_step,
-            step=optimizer.state[self.tensors[0]]["step"],
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            decoupled=group["decoupled_weight_decay"],
+
+
+def _flat_group(optimizer: Optimizer) -> Any:
+    """Return the only group of an Adam whose update can run over one flat array, else None."""
+    if type(optimizer) not in (Adam, AdamW) or len(optimizer.param_groups) != 1 or "step" in vars(optimizer):
+        return None
+    group = optimizer.param_groups[0]
+    return None if group["amsgrad"] or group["l1"] or group["maximize"] else group
+
+
+def _check_precision(precision: str, array: Any) -> None:
+    if on_host(array):
+        raise OptionError(
+            f"precision={precision!r} is for a model and batches on a GPU, and these are on the CPU, where it would be "
+            "slower than float32; use model.to('cuda') before the optimizer is made, or precision=None"
         )
-        program.over_parts(update, self.store.flat, gradients, *self.moments)
-        return True
 
 
 def _references(p: Traced) -> int:
@@ -389,16 +648,18 @@ def _edited(values: list[Any], began: int) -> bool:
     return any(isinstance(value, Traced) and value.index > began for value in values)
 
 
-def _check_loss(loss: Callable[..., Any]) -> None:
-    """Raise an error if labels could mean something that the recorded batch did not show.
+def _check_loss(loss: Callable[..., Any]) -> int:
+    """Return the label that the loss ignores; an error if labels could mean what the recorded batch did not show.
 
     A label that is ignored leaves no trace in the graph of a batch without it.
     """
     if type(loss) is CrossEntropyLoss:
         if loss.options["ignore_index"] >= 0:
             raise NotCapturableError("the loss ignores a class of the model")
+        return int(loss.options["ignore_index"])
     elif loss is not cross_entropy:
         raise NotCapturableError("the loss is neither nn.CrossEntropyLoss() nor nn.functional.cross_entropy")
+    return -100
 
 
 def _same(now: list[Any], then: list[Any]) -> bool:
@@ -417,7 +678,9 @@ def _lower(value: Any, output: Any, seen: _Recorder, labels: Any, tensors: list[
     if not isinstance(value, Traced) or value.node is None:
         raise NotCapturableError("the loss was not recorded")
     count = len(nodes_from([value]))
-    if seen.ops != count:
+    # On a device the number of labels that count is computed too, which needs no gradient and so is in no graph.
+    beside = 0 if on_host(value.array) else 1
+    if seen.ops != count + beside:
         raise NotCapturableError(f"the step runs {seen.ops} ops, but its loss depends on {count} of them")
     steps = _Walk(value)
     logits = steps.cross_entropy(labels)
@@ -463,6 +726,8 @@ class _Walk:
 
     def cross_entropy(self, labels: Any) -> Any:
         """Take mean(−pick(log_softmax(logits), labels)) and return the logits."""
+        if not on_host(self.value.array):
+            return self._counted_cross_entropy()
         axis = self.take("mean").options.get("axis")
         if axis not in (None, 0, (0,)):
             raise NotCapturableError("the loss is not the mean over the batch")
@@ -470,6 +735,23 @@ class _Walk:
         picked = self.take("pick").inputs or ()
         if picked[1] is not labels and picked[1] is not getattr(labels, "array", None):
             raise NotCapturableError("the loss does not use the labels as they were given")
+        if self.take("log_softmax").options["axis"] % 2 != 1:
+            raise NotCapturableError("log_softmax is not along the classes")
+        return self.value
+
+    def _counted_cross_entropy(self) -> Any:
+        """Take Σ(−pick(log_softmax(logits), labels) · counted) / Σ counted, as on a device, and return the logits.
+
+        Labels are looked at by no one there, so those that are ignored are always taken out. What stands in the place
+        of the labels was computed of them; that it was is known of the loss, see `_check_loss`.
+        """
+        try:
+            for name in ("div", "sum", "mul", "neg", "pick"):
+                node = self.take(name)
+                if name == "sum" and node.options.get("axis") is not None:
+                    raise NotCapturableError("the loss is not the mean over the batch")
+        except NotCapturableError as error:
+            raise NotCapturableError("the loss is not the plain mean of the cross-entropy over the batch") from error
         if self.take("log_softmax").options["axis"] % 2 != 1:
             raise NotCapturableError("log_softmax is not along the classes")
         return self.value

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +18,34 @@ class BarrierError(RuntimeError):
     """Some threads of a block ended while others waited for them."""
 
 
+@cache
+def _compiled(code, options):
+    """Return the library made of a text, and of every kernel whether its threads share memory or meet at barriers."""
+    names = re.findall(r'extern\s+"C"\s+__global__\s+void\s+(\w+)\s*\(', code)
+    parts = re.split(r'(?=extern\s+"C"\s+__global__)', code)[1:]
+    shares = {n: "__shared__" in part or "__sync" in part for n, part in zip(names, parts, strict=True)}
+    launchers = "\n".join(
+        f'extern "C" int launch_{n}(unsigned blocks, unsigned threads, void** values, unsigned seed, bool s)'
+        f" {{ return on_cpu::launch({n}, blocks, threads, values, seed, s); }}"
+        for n in names
+    )
+    folder = Path(tempfile.mkdtemp())
+    try:
+        source, library = folder / "kernels.cpp", folder / "kernels.so"
+        source.write_text(f'#include "cuda_on_cpu.h"\n{code}\n{launchers}\n', encoding="utf-8")
+        flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-w", f"-I{HERE}", *options]
+        subprocess.run([COMPILER, *flags, "-o", str(library), str(source)], check=True)
+        return ctypes.CDLL(str(library)), shares
+    finally:
+        shutil.rmtree(folder)
+
+
 class CpuModule:
     """A text of CUDA C, compiled; `get_function(name)(grid, block, arguments)` runs a kernel."""
 
     def __init__(self, code, options=(), unwrap=lambda a: a, seed=0):
         self._unwrap, self._seed = unwrap, seed
-        names = re.findall(r'extern\s+"C"\s+__global__\s+void\s+(\w+)\s*\(', code)
-        parts = re.split(r'(?=extern\s+"C"\s+__global__)', code)[1:]
-        self._shares = {n: "__shared__" in part or "__sync" in part for n, part in zip(names, parts, strict=True)}
-        launchers = "\n".join(
-            f'extern "C" int launch_{n}(unsigned blocks, unsigned threads, void** values, unsigned seed, bool s)'
-            f" {{ return on_cpu::launch({n}, blocks, threads, values, seed, s); }}"
-            for n in names
-        )
-        folder = Path(tempfile.mkdtemp())
-        try:
-            source, library = folder / "kernels.cpp", folder / "kernels.so"
-            source.write_text(f'#include "cuda_on_cpu.h"\n{code}\n{launchers}\n', encoding="utf-8")
-            flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-w", f"-I{HERE}", *options]
-            subprocess.run([COMPILER, *flags, "-o", str(library), str(source)], check=True)
-            self._library = ctypes.CDLL(str(library))
-        finally:
-            shutil.rmtree(folder)
+        self._library, self._shares = _compiled(code, tuple(options))
 
     def get_function(self, name):
         def run(grid, block, arguments):

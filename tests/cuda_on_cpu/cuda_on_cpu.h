@@ -4,11 +4,9 @@
 #pragma once
 #include <ucontext.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <random>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -17,14 +15,57 @@
 #define __device__ static
 #define __shared__ static
 #define __restrict__ __restrict
+#define __align__(n) __attribute__((aligned(n)))
 using std::exp;
 using std::log;
+using std::pow;
 using std::sqrt;
+
+static inline float __uint_as_float(unsigned bits) {
+    float f;
+    std::memcpy(&f, &bits, 4);
+    return f;
+}
+static inline float __int_as_float(int bits) { return __uint_as_float((unsigned)bits); }
+static inline unsigned __float_as_uint(float f) {
+    unsigned bits;
+    std::memcpy(&bits, &f, 4);
+    return bits;
+}
+static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((std::uint64_t)a * b >> 32); }
+
+#ifdef __FLT16_MAX__
+static inline float half_bits_to_float(unsigned short bits) {
+    _Float16 h;
+    std::memcpy(&h, &bits, 2);
+    return (float)h;
+}
+static inline unsigned short float_to_half_bits(float f) {
+    _Float16 h = (_Float16)f;
+    unsigned short bits;
+    std::memcpy(&bits, &h, 2);
+    return bits;
+}
+#endif
 
 struct Index3 { unsigned x = 0, y = 0, z = 0; };
 static Index3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace on_cpu {
+// Marsaglia's xorshift; the standard library's generators would take most of the time to compile.
+struct Random {
+    std::uint32_t state;
+    explicit Random(unsigned seed) : state(seed * 2654435761u + 88675123u) {}
+    std::uint32_t next() {
+        state ^= state << 13;
+        state ^= state >> 17;
+        return state ^= state << 5;
+    }
+    void shuffle(std::vector<unsigned>& order) {
+        for (std::size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[next() % i]);
+    }
+};
+
 enum State { ready, waiting, finished };
 struct Fiber {
     ucontext_t context;
@@ -49,10 +90,10 @@ static void barrier() {
     swapcontext(&fibers[me].context, &scheduler);
 }
 
-static void run_block_without_fibers(std::mt19937& random) {
+static void run_block_without_fibers(Random& random) {
     std::vector<unsigned> order(blockDim.x);
     for (unsigned t = 0; t < blockDim.x; t++) order[t] = t;
-    std::shuffle(order.begin(), order.end(), random);
+    random.shuffle(order);
     for (unsigned t : order) {
         threadIdx.x = t;
         body(arguments);
@@ -60,7 +101,7 @@ static void run_block_without_fibers(std::mt19937& random) {
 }
 
 // Run one block; return whether some threads left while others waited at a barrier.
-static bool run_block(std::mt19937& random) {
+static bool run_block(Random& random) {
     unsigned n = blockDim.x;
     if (fibers.size() < n) fibers.resize(n);
     std::vector<unsigned> order(n);
@@ -75,7 +116,7 @@ static bool run_block(std::mt19937& random) {
     }
     bool diverged = false;
     for (;;) {
-        std::shuffle(order.begin(), order.end(), random);
+        random.shuffle(order);
         for (unsigned t : order)
             if (fibers[t].state == ready) {
                 current = t;
@@ -106,10 +147,10 @@ int launch(void (*kernel)(A...), unsigned blocks, unsigned threads, void** value
     };
     gridDim.x = blocks;
     blockDim.x = threads;
-    std::mt19937 random(seed);
+    Random random(seed);
     std::vector<unsigned> order(blocks);
     for (unsigned b = 0; b < blocks; b++) order[b] = b;
-    std::shuffle(order.begin(), order.end(), random);
+    random.shuffle(order);
     int diverged = 0;
     for (unsigned b : order) {
         blockIdx.x = b;
@@ -121,3 +162,15 @@ int launch(void (*kernel)(A...), unsigned blocks, unsigned threads, void** value
 }  // namespace on_cpu
 
 static inline void __syncthreads() { on_cpu::barrier(); }
+
+// Three barriers: nobody reads before all have voted, and nobody votes again before all have read and it is 0 again.
+static inline int __syncthreads_count(int vote) {
+    static int votes = 0;
+    votes += vote != 0;
+    on_cpu::barrier();
+    int all = votes;
+    on_cpu::barrier();
+    votes = 0;
+    on_cpu::barrier();
+    return all;
+}

@@ -43,9 +43,15 @@ def _make_generator(seed: int, index: int) -> Any:
         return cupy.random.Generator(cupy.random.Philox4x3210(seed))
 
 
+def _engine(index: int) -> Any:
+    from .cuda_graph import Engine
+
+    return Engine(index)
+
+
 def backend() -> Backend:
     """Describe CuPy to the device layer."""
-    table = CudaKernels(cupy, erf, cupy.RawModule)
+    table = CudaKernels(cupy, erf, cupy.RawModule, _engine)
     return Backend(
         kind="cuda",
         array_type=cupy.ndarray,

@@ -34,19 +34,35 @@ def engine_for(products: int) -> str:
 
 
 class CudaKernels(DeviceKernels):
-    """Kernels in CUDA C for float32 and float64; other types take the way of `DeviceKernels`."""
+    """Kernels in CUDA C for float32 and float64; other types take the way of `DeviceKernels`.
 
-    def __init__(self, xp: Any, erf: Callable[[Any], Any], raw_module: Callable[..., Any]) -> None:
+    `engine`, if given, makes what records and replays launches on a device by its number; see `device_program`.
+    """
+
+    def __init__(
+        self,
+        xp: Any,
+        erf: Callable[[Any], Any],
+        raw_module: Callable[..., Any],
+        engine: Callable[[int], Any] | None = None,
+    ) -> None:
         super().__init__(xp, erf)
         self.raw_module = raw_module
-        self._modules: dict[str, Any] = {}
+        self.engine = engine
+        self._modules: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
+
+    def module(self, names: tuple[str, ...], options: tuple[str, ...]) -> Any:
+        """Return the texts of these files, one after the other, compiled with these options; once."""
+        key = names, options
+        module = self._modules.get(key)
+        if module is None:
+            folder = files(__package__)
+            text = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+            module = self._modules[key] = self.raw_module(code=text, options=options)
+        return module
 
     def _launch(self, name: str, dtype: Any, blocks: int, *arguments: Any, threads: int = _THREADS) -> None:
-        real = _REAL[np.dtype(dtype)]
-        module = self._modules.get(real)
-        if module is None:
-            text = files(__package__).joinpath("kernels.cu").read_text(encoding="utf-8")
-            module = self._modules[real] = self.raw_module(code=text, options=(f"-DREAL={real}",))
+        module = self.module(("kernels.cu",), (f"-DREAL={_REAL[np.dtype(dtype)]}",))
         sized = tuple(np.int32(a) if isinstance(a, int) else a for a in arguments)
         module.get_function(name)((max(1, min(blocks, _MOST_BLOCKS)),), (threads,), sized)
 
