@@ -279,8 +279,7 @@ class CapturedStep:
             raise DataError("attach: labels must be an integer array with one number per image")
         if not scale:
             raise OptionError("attach: scale must not be 0; the network sees (pixel - zero) / scale")
-        pictures = device.asarray(pictures)
-        pictures = pictures.reshape(shape[0], 1, *shape[1:]) if len(shape) == 3 else pictures
+        pictures = device.asarray(pictures).reshape(shape if len(shape) == 4 else (shape[0], 1, *shape[1:]))
         self._attached = (
             device.xp.ascontiguousarray(pictures), device.asarray(classes).astype(int64), float(zero), float(scale)
         )  # fmt: skip

@@ -41,7 +41,7 @@ class Engine:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Queue kernels behind what the caller queued, and what the caller queues next behind them; the host waits never."""
+        """Queue kernels behind what the caller queued, and what the caller queues next behind them."""
         with cupy.cuda.Device(self.index):
             outer = cupy.cuda.get_current_stream()
             outer.record(self._before)

@@ -50,6 +50,7 @@ class CudaKernels(DeviceKernels):
         self.raw_module = raw_module
         self.engine = engine
         self._modules: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
+        self._functions: dict[tuple[str, Any], Any] = {}
 
     def module(self, names: tuple[str, ...], options: tuple[str, ...]) -> Any:
         """Return the texts of these files, one after the other, compiled with these options; once."""
@@ -62,9 +63,13 @@ class CudaKernels(DeviceKernels):
         return module
 
     def _launch(self, name: str, dtype: Any, blocks: int, *arguments: Any, threads: int = _THREADS) -> None:
-        module = self.module(("kernels.cu",), (f"-DREAL={_REAL[np.dtype(dtype)]}",))
+        key = name, dtype
+        function = self._functions.get(key)
+        if function is None:
+            module = self.module(("kernels.cu",), (f"-DREAL={_REAL[np.dtype(dtype)]}",))
+            function = self._functions[key] = module.get_function(name)
         sized = tuple(np.int32(a) if isinstance(a, int) else a for a in arguments)
-        module.get_function(name)((max(1, min(blocks, _MOST_BLOCKS)),), (threads,), sized)
+        function((max(1, min(blocks, _MOST_BLOCKS)),), (threads,), sized)
 
     def _ready(self, *arrays: Any) -> bool:
         """Return whether the arrays share a float type that is compiled for, and none is empty."""
@@ -248,5 +253,5 @@ class CudaKernels(DeviceKernels):
         rate, root = lr / (1 - beta1**step), (1 - beta2**step) ** 0.5
         coupled = 0.0 if decoupled else weight_decay
         keep = 1 - lr * weight_decay if decoupled else 1.0
-        numbers = (kind(number) for number in (rate, root, beta1, beta2, eps, coupled, keep))
+        numbers = (kind(a) for a in (rate, root, beta1, beta2, 1 - beta1, 1 - beta2, eps, coupled, keep))
         self._launch("adam_step", p.dtype, -(-p.size // _THREADS), p, g, m, v, *numbers, np.int64(p.size))

@@ -168,7 +168,7 @@ class _ConvolutionPlan:
     """
 
     def __init__(self, layer: Convolution, n: int, dtype: Any, first: bool) -> None:
-        size = np.dtype(dtype).itemsize
+        size = int(np.dtype(dtype).itemsize)
         (c, o), (kh, kw), (sh, sw), (dh, dw) = layer.channels, layer.kernel, layer.stride, layer.dilation
         (ph, pw), (rows_pooled, columns_pooled) = layer.pooled, layer.pool
         (h, w), kk4 = layer.size, _up(kh * kw, 4) * 4
