@@ -29,19 +29,21 @@ class CompileError(RuntimeError):
     """NVRTC refused a text; the message is its log."""
 
 
-def cubin(code, options, architecture):
-    """Compile a text of CUDA C for an architecture ("sm_90") and return the machine code."""
+def compiled(code, options, architecture):
+    """Compile a text of CUDA C for an architecture ("sm_90"), and return what the assembler says of its kernels."""
     program = ctypes.c_void_p()
     _checked(LIBRARY.nvrtcCreateProgram(ctypes.byref(program), code.encode(), b"kernels.cu", 0, None, None))
     try:
         # Those that CuPy gives a RawModule.
-        given = ["-std=c++17", "-ftz=true", "--device-as-default-execution-space"]
+        given = ["-std=c++17", "-ftz=true", "--device-as-default-execution-space", "--ptxas-options=-v"]
         flags = [f"--gpu-architecture={architecture}", *given, *options]
         values = (ctypes.c_char_p * len(flags))(*[f.encode() for f in flags])
         status = LIBRARY.nvrtcCompileProgram(program, len(flags), values)
         if status:
             raise CompileError(_text(program, "ProgramLog"))
-        return _bytes(program, "CUBIN")
+        if len(_bytes(program, "CUBIN")) < 1000:
+            raise CompileError("there is no machine code")
+        return _text(program, "ProgramLog")
     finally:
         LIBRARY.nvrtcDestroyProgram(ctypes.byref(program))
 
