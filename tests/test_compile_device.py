@@ -12,7 +12,8 @@ import standin
 import standin_graph
 from test_compile_step import NETWORKS, UNKNOWN, lenet
 
-from tinygrad_cnn import Tensor, nn, optim
+import tinygrad_cnn as tg
+from tinygrad_cnn import Tensor, nn, ops, optim
 from tinygrad_cnn.backend import cuda_kernels, device_program, numpy_kernels, to_host
 from tinygrad_cnn.captured import compile
 from tinygrad_cnn.errors import DataError, OptionError
@@ -371,6 +372,103 @@ def test_release_gives_everything_back():
     assert step.replays == 3
 
 
+# Dropout --------------------------------------------------------------------------------------------------------------
+
+
+def dropping():
+    return nn.Sequential(
+        nn.Linear(7, 30), nn.ReLU(), nn.Dropout(0.4), nn.Linear(30, 20), nn.Dropout(0.25), nn.Linear(20, 4)
+    ).to(dtype="float64")  # fmt: skip
+
+
+def with_masks(model, x, labels, masks):
+    """The loss and gradients of `dropping()` with masks that are given."""
+    model.zero_grad()
+    h = (model[0](x).relu() * Tensor(masks[0] / 0.6)) @ model[3].weight.T + model[3].bias
+    value = nn.CrossEntropyLoss()(model[5](h * Tensor(masks[1] / 0.75)), labels)
+    value.backward()
+    return value.item(), [p.grad.array for p in model.parameters()]
+
+
+def masks_of(step, n):
+    """What the step under way drops: the words of Philox by the counters in the state of the program."""
+    state = host(step._chain.store.state)
+    found = []
+    for which, size, p in ((1, 30, 0.4), (3, 20, 0.25)):
+        values = np.ones(n * size)
+        module = standin._kernels.module(
+            ("program_types.cu", "philox.cu", "program.cu"), ("-DREAL=double", "-DSTORAGE=0")
+        )
+        arguments = (standin.asarray(values), standin.asarray(state), np.int64(n * size), np.float64(p), np.float64(1))
+        held = arguments[0]
+        module.get_function("dropout")((1,), (256,), (*arguments, np.int32(which)))
+        found.append(held._held.reshape(n, size))
+    return found
+
+
+def test_dropout_draws_anew_at_every_step_and_the_gradient_drops_the_same():
+    rng = np.random.default_rng(12)
+    _, _, step = pair(dropping, sgd)
+    seen = []
+    for number in range(5):
+        x, labels = draw(rng, 9, (7,), 4)
+        plain = copy.deepcopy(step.model).to("cpu")
+        masks = masks_of(step, 9) if number > 1 else None
+        there = over(x, labels)
+        with standin.no_waiting():
+            value = step(*there)
+        assert step.reason is None
+        if masks is None:
+            continue
+        loss, gradients = with_masks(plain, Tensor(x), labels, masks)
+        assert value.item() == pytest.approx(loss, rel=1e-10)
+        for p, g in zip(step.model.parameters(), gradients, strict=True):
+            np.testing.assert_allclose(host(p.grad), g, rtol=1e-9, atol=1e-12)
+        seen.append(masks[0])
+    assert step.replays == 4
+    assert not np.array_equal(seen[0], seen[1])
+    assert step._chain.engine.graphs[0].count("dropout") == 4
+
+
+def test_one_seed_gives_one_run_with_dropout():
+    def train():
+        tg.manual_seed(5)
+        step = compile(model := dropping().to("standin"), nn.CrossEntropyLoss(), sgd(model.parameters()))
+        rng = np.random.default_rng(13)
+        return [step(*over(*draw(rng, 9, (7,), 4))).item() for _ in range(5)]
+
+    assert train() == train()
+
+
+def test_dropout_out_of_training_is_nothing():
+    plain, theirs, step = pair(lambda: dropping().eval(), sgd)
+    rng = np.random.default_rng(14)
+    for _ in range(3):
+        x, labels = draw(rng, 9, (7,), 4)
+        expected = eager(plain, theirs, Tensor(x), labels).item()
+        assert step(*over(x, labels)).item() == pytest.approx(expected, rel=1e-10)
+    step.model.train()
+    step(*over(x, labels))
+    assert step.replays == 2
+
+
+class DropsByHand(nn.Module):
+    def __init__(self):
+        self.a, self.b = nn.Linear(7, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        mask = Tensor.made(standin.asarray(np.tile(np.array([True, True, False] * 2), (len(x), 1))))
+        return self.b(ops.dropout(self.a(x), mask, scale=2.0))
+
+
+def test_a_mask_that_somebody_gives_is_not_drawn_anew():
+    model = DropsByHand().to("standin")
+    step = compile(model, nn.CrossEntropyLoss(), sgd(model.parameters()))
+    for _ in range(2):
+        step(*over(np.ones((5, 7), "float32"), np.zeros(5, int)))
+    assert "nn.Dropout" in step.reason
+
+
 # The stand-in is strict -----------------------------------------------------------------------------------------------
 
 
@@ -389,7 +487,7 @@ def test_a_graph_may_not_allocate_or_wait():
 
 def test_a_graph_that_reads_memory_which_was_given_back_is_found():
     module = cuda_kernels.CudaKernels(standin.xp, None, standin._raw_module).module(
-        ("program_types.cu", "program.cu"), ("-DREAL=double", "-DSTORAGE=0")
+        ("program_types.cu", "philox.cu", "program.cu"), ("-DREAL=double", "-DSTORAGE=0")
     )
     engine = standin_graph.Engine(standin)
     with engine.working():

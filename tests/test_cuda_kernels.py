@@ -218,12 +218,12 @@ def texts():
     """Everything that is compiled for LeNet-5: the kernels of eager ops, of a step, and of its convolutions."""
     read = {p.name: p.read_text(encoding="utf-8") for p in SOURCE.parent.glob("*.cu")}
     for real in ("float", "double"):
-        yield f"eager {real}", read["kernels.cu"], [f"-DREAL={real}"]
+        yield f"eager {real}", read["philox.cu"] + read["kernels.cu"], [f"-DREAL={real}"]
     first = Convolution(0, 1, (1, 6), (28, 28), (5, 5), (1, 1), ((2, 2), (2, 2)), (1, 1), True, (2, 2))
     second = Convolution(2, 3, (6, 16), (14, 14), (5, 5), (1, 1), ((0, 0), (0, 0)), (1, 1), True, (2, 2))
     for real, storage in (("float", 0), ("double", 0), ("float", 1), ("float", 2)):
         options = [f"-DREAL={real}", f"-DSTORAGE={storage}"]
-        yield f"step {real} {storage}", read["program_types.cu"] + read["program.cu"], options
+        yield f"step {real} {storage}", read["program_types.cu"] + read["philox.cu"] + read["program.cu"], options
         for n in (64, 4096) if storage == 0 else (256,):
             for which, layer in enumerate((first, second)):
                 plan = _ConvolutionPlan(layer, n, np.float32 if real == "float" else np.float64, which == 0)

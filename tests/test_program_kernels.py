@@ -9,6 +9,7 @@ from cuda_on_cpu import COMPILER, BarrierError, CpuModule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tinygrad_cnn as tg
 from tinygrad_cnn.backend import cuda_kernels, numpy_kernels
 from tinygrad_cnn.backend.device_program import _ConvolutionPlan
 from tinygrad_cnn.backend.fused import Convolution
@@ -22,7 +23,8 @@ DEAD = 255
 
 
 def text(name):
-    return "".join((FOLDER / part).read_text(encoding="utf-8") for part in ("program_types.cu", name))
+    parts = ("program_types.cu", "philox.cu", name)
+    return "".join((FOLDER / part).read_text(encoding="utf-8") for part in parts)
 
 
 def step_module(real="float", storage=0, seed=0, code=None):
@@ -266,7 +268,7 @@ def test_what_comes_before_and_after_a_library_product(n, out, kind, relu, seed)
 def fresh(**values):
     counts = ("steps", "rate", "root", "scale", "growth", "overflowed", "cursor", "skipped", "scaling", "interval")
     places = ("lr", "beta1", "beta2", "eps", "decay", "decoupled", *counts)
-    state = np.zeros(16)
+    state = np.zeros(19)
     state[9] = 1
     for name, value in values.items():
         state[places.index(name)] = value
@@ -436,6 +438,90 @@ def test_batches_and_numbers_are_brought_in_and_counted_from_the_start():
     assert state[12] == 0
     launch(module, "set_value", 1, 1, state, 6, np.float64(41))
     assert state[6] == 41
+
+
+# Random numbers -------------------------------------------------------------------------------------------------------
+
+# The known answers that the authors of Philox publish with it: counter, key, result.
+ANSWERS = [
+    ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+    (
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        [0xA4093822, 0x299F31D0],
+        [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+    ),
+]
+
+
+def philox_twin(counter, key):
+    """Philox 4x32-10 with Python's whole numbers."""
+    (a, b, c, d), (k, m), word = counter, key, 0xFFFFFFFF
+    for _ in range(10):
+        p, q = 0xD2511F53 * a, 0xCD9E8D57 * c
+        a, b, c, d = (q >> 32) ^ b ^ k, q & word, (p >> 32) ^ d ^ m, p & word
+        k, m = (k + 0x9E3779B9) & word, (m + 0xBB67AE85) & word
+    return [a, b, c, d]
+
+
+@pytest.mark.parametrize(("counter", "key", "answer"), ANSWERS)
+def test_philox_gives_the_published_answers(counter, key, answer):
+    assert philox_twin(counter, key) == answer
+    code = (FOLDER / "philox.cu").read_text(encoding="utf-8") + (
+        'extern "C" __global__ void words(const unsigned* in, unsigned* out) {'
+        " Words w = philox(in[0], in[1], in[2], in[3], in[4], in[5]);"
+        " for (int i = 0; i < 4; i++) out[i] = w.at[i]; }"
+    )
+    out = np.zeros(4, np.uint32)
+    launch(CpuModule(code), "words", 1, 1, np.array([*counter, *key], np.uint32), out)
+    assert out.tolist() == answer
+
+
+@settings(max_examples=20)
+@given(
+    n=st.integers(1, 3000), p=st.floats(0, 1), key=st.integers(0, 2**64 - 1), call=st.integers(0, 2**40), kind=KINDS
+)  # fmt: skip
+def test_dropout_keeps_what_the_twin_keeps(n, p, key, call, kind):
+    words = [
+        philox_twin([t, 0, call & 0xFFFFFFFF, call >> 32], [key & 0xFFFFFFFF, key >> 32]) for t in range(-(-n // 4))
+    ]
+    keep = (np.array(words).ravel()[:n] >> 8) / 2.0**24 >= p
+    eager = CpuModule(
+        "".join((FOLDER / part).read_text(encoding="utf-8") for part in ("philox.cu", "kernels.cu")), ("-DREAL=float",)
+    )
+    mask = np.zeros(n, bool)
+    launch(
+        eager, "keep_mask", 2, 256, mask, np.int64(n), np.float64(p), np.uint64(key).astype(np.int64), np.int64(call)
+    )  # fmt: skip
+    np.testing.assert_array_equal(mask, keep)
+    # In a recorded step the second word of the counter tells layers apart.
+    words = [
+        philox_twin([t, 4, call & 0xFFFFFFFF, call >> 32], [key & 0xFFFFFFFF, key >> 32]) for t in range(-(-n // 4))
+    ]
+    keep = (np.array(words).ravel()[:n] >> 8) / 2.0**24 >= p
+    real, storage = kind
+    values, as_read = stored(np.random.default_rng(n).normal(size=n), real, storage)
+    values, state = values.copy(), np.concatenate([fresh()[:16], [key & 0xFFFFFFFF, key >> 32, call]])
+    launch(
+        step_module(*kind), "dropout", 2, 256, values, state, np.int64(n), np.float64(p), REALS[real](2), 3
+    )  # fmt: skip
+    np.testing.assert_array_equal(read(values, real, storage), np.where(keep, as_read * 2, 0))
+
+
+def test_elements_are_dropped_as_often_as_asked_and_independently_of_their_neighbours():
+    tg.manual_seed(3)
+    table = cuda_kernels.CudaKernels(np, None, CpuModule)
+    first, second = table.keep_mask((200_000,), 0.3), table.keep_mask((200_000,), 0.3)
+    deviation = (0.3 * 0.7 / 200_000) ** 0.5
+    for mask in (first, second):
+        assert abs(mask.mean() - 0.7) < 4 * deviation
+    joint = 4 * (0.49 * 0.51 / 200_000) ** 0.5
+    for other in (second, np.roll(first, 1), np.roll(first, 4)):
+        assert abs((first & other).mean() - 0.49) < joint
+    tg.manual_seed(3)
+    np.testing.assert_array_equal(table.keep_mask((200_000,), 0.3), first)
+    assert table.keep_mask((3, 4), 0.0).all()
+    assert not table.keep_mask((3, 4), 1.0).any()
 
 
 # Barriers -------------------------------------------------------------------------------------------------------------

@@ -16,12 +16,13 @@ from sys import getrefcount
 from typing import Any
 
 from .backend import device_of, float32, float64, int64, kernels, namespace, on_host
-from .backend.device_program import PRECISIONS, DeviceParameters, DeviceProgram, too_large
+from .backend.device_program import PRECISIONS, DeviceParameters, DeviceProgram, Dropout, too_large
 from .backend.exposure import is_exposed
 from .backend.fused import Convolution, Linear, Parameters, Program, largest_tile
 from .errors import DataError, OptionError
 from .graph import Node, Observer, Scope, Traced, is_recording, next_index, nodes_from, observing, state
 from .nn import CrossEntropyLoss, Module
+from .nn import Dropout as DropoutLayer
 from .nn.functional import cross_entropy
 from .optim import Adam, AdamW, Optimizer
 from .tensor import Tensor
@@ -456,7 +457,7 @@ class _Chain:
             if "_hooks" in getattr(module, "__dict__", ()):
                 raise NotCapturableError(f"{type(module).__name__} has hooks")
         self.tensors: list[Any] = []
-        self.layers = _lower(value, output, seen, labels, self.tensors)
+        self.layers: list[Any] = _lower(value, output, seen, labels, self.tensors)
         for module, before in self.modules:
             if not _same(_contents(module), before) or _edited(before, seen.began):
                 raise NotCapturableError(f"{type(module).__name__} changes what it holds when it is called")
@@ -668,7 +669,9 @@ def _same(now: list[Any], then: list[Any]) -> bool:
 # From the recorded graph to layers ------------------------------------------------------------------------------------
 
 
-def _lower(value: Any, output: Any, seen: _Recorder, labels: Any, tensors: list[Any]) -> list[Convolution | Linear]:
+def _lower(
+    value: Any, output: Any, seen: _Recorder, labels: Any, tensors: list[Any]
+) -> list[Convolution | Linear | Dropout]:
     """Return the layers of a recorded step, first to last, and collect their parameters in `tensors`.
 
     Raises:
@@ -685,9 +688,11 @@ def _lower(value: Any, output: Any, seen: _Recorder, labels: Any, tensors: list[
     logits = steps.cross_entropy(labels)
     if logits is not output:
         raise NotCapturableError("the loss is not the cross-entropy of what the model returned")
-    layers: list[Convolution | Linear] = []
+    layers: list[Convolution | Linear | Dropout] = []
     while steps.value is not seen.start:
-        if steps.name == "reshape" and layers and isinstance(layers[0], Linear):
+        if steps.name == "dropout" and layers:
+            layers.insert(0, steps.dropout())
+        if steps.name == "reshape" and layers and isinstance(layers[0], (Linear, Dropout)):
             steps.flattening()
         layers.insert(0, steps.layer(tensors))
     if steps.taken != count:
@@ -768,6 +773,16 @@ class _Walk:
         before = self.value.array.shape
         if len(before) != 4 or node.output.shape != (before[0], before[1] * before[2] * before[3]):
             raise NotCapturableError("a reshape is not that of flattening images")
+
+    def dropout(self) -> Dropout:
+        """Take a dropout by `nn.Dropout`, which draws anew at every step, as replay does."""
+        node = self.take("dropout")
+        module = None if node.scope is None else node.scope.module
+        if on_host(self.value.array):
+            raise NotCapturableError("dropout is replayed on a GPU only")
+        if type(module) is not DropoutLayer or len(self.value.array.shape) != 2:
+            raise NotCapturableError("a dropout is not that of nn.Dropout on (n, features)")
+        return Dropout(float(module.p))
 
     def layer(self, tensors: list[Any]) -> Convolution | Linear:
         """Take one layer: its activation and pool, in either order, then a linear layer or a convolution."""

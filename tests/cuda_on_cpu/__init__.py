@@ -24,7 +24,15 @@ def _signatures(code, options):
     A wrong one is an error on no GPU: the kernel reads the bytes it was given, and those beside them.
     """
     chosen = dict(o.removeprefix("-D").partition("=")[::2] for o in options)
-    types = {"int": "i4", "long long": "i8", "float": "f4", "double": "f8", "unsigned char": "u1", "bool": "b1"}
+    types = {
+        "int": "i4",
+        "long long": "i8",
+        "float": "f4",
+        "double": "f8",
+        "unsigned char": "u1",
+        "unsigned": "u4",
+        "bool": "b1",
+    }
     types["REAL"] = types.get(chosen.get("REAL"), "f4")
     types["STORE"] = types["REAL"] if chosen.get("STORAGE", "0") == "0" else "u2"
     found = {}

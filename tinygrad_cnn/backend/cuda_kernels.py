@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .device import counter_key
 from .device_kernels import DeviceKernels
 from .geometry import Padding, Pair, positions
 
@@ -66,7 +67,7 @@ class CudaKernels(DeviceKernels):
         key = name, dtype
         function = self._functions.get(key)
         if function is None:
-            module = self.module(("kernels.cu",), (f"-DREAL={_REAL[np.dtype(dtype)]}",))
+            module = self.module(("philox.cu", "kernels.cu"), (f"-DREAL={_REAL[np.dtype(dtype)]}",))
             function = self._functions[key] = module.get_function(name)
         sized = tuple(np.int32(a) if isinstance(a, int) else a for a in arguments)
         function((max(1, min(blocks, _MOST_BLOCKS)),), (threads,), sized)
@@ -184,6 +185,17 @@ class CudaKernels(DeviceKernels):
             int(ties == "split"),
         )
         return gx
+
+    def keep_mask(self, shape: tuple[int, ...], p: float) -> Any:
+        """Return whether each element stays if each is dropped with probability p, by Philox 4x32-10."""
+        mask = self.xp.empty(shape, dtype=np.bool_)
+        if mask.size:
+            key = counter_key()
+            signed = np.uint64(key.value).astype(np.int64)
+            blocks = -(-mask.size // (4 * _THREADS))
+            call = np.int64(key.next_call(self))
+            self._launch("keep_mask", np.float32, blocks, mask, np.int64(mask.size), np.float64(p), signed, call)
+        return mask
 
     def softmax_cross_entropy(self, logits: Any, labels: Any) -> tuple[Any, Any]:
         """Return (-log p[label] per sample, log p) of (N, K) logits; a label that is no class gives NaN."""

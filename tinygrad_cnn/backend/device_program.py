@@ -35,10 +35,10 @@ from typing import Any
 
 import numpy as np
 
-from .device import to_host
+from .device import counter_key, to_host
 from .fused import Convolution, Linear
 
-__all__ = ["PRECISIONS", "DeviceParameters", "DeviceProgram", "too_large"]
+__all__ = ["PRECISIONS", "DeviceParameters", "DeviceProgram", "Dropout", "too_large"]
 
 Call = Callable[[], Any]
 
@@ -55,7 +55,7 @@ _HEIGHT = 64  # rows of a gradient that a block of `column_sums` adds up
 _LOSSES = 128  # blocks of `softmax_loss` at most
 
 # Places in `state`; see program.cu.
-_STEPS, _SCALE, _SKIPPED, _SCALING, _INTERVAL, _STATE = 6, 9, 13, 14, 15, 16
+_STEPS, _SCALE, _SKIPPED, _SCALING, _INTERVAL, _KEY, _DRAWS, _STATE = 6, 9, 13, 14, 15, 16, 18, 19
 START_SCALE, GROWTH_INTERVAL = 2.0**16, 2000.0
 
 
@@ -73,7 +73,7 @@ class DeviceParameters:
     Attributes:
         flat: the values; parameters start at multiples of 32 elements, and what is between stays 0.
         views: its parts in the parameters' shapes; who reads or writes them reads or writes `flat`.
-        state: options and counters of the update, 16 doubles.
+        state: options and counters of the update, 19 doubles.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], dtype: Any, xp: Any, precision: str | None = None) -> None:
@@ -93,6 +93,7 @@ class DeviceParameters:
         state[_INTERVAL] = GROWTH_INTERVAL
         self.state = xp.asarray(state)
         self.options: tuple[float, ...] = ()  # as they stand in `state`
+        self.key: Any = None  # of the random numbers, as it stands in `state`
         self.steps = 0  # that the host asked for; the device counts those that were taken
 
     def counters(self) -> dict[str, Any]:
@@ -160,6 +161,13 @@ def _cut(n: int, maps: int, rows: int, across: int, shared: Callable[[int, int],
     return min(found, key=lambda f: f[:2])[2] if found else None
 
 
+@dataclass(frozen=True)
+class Dropout:
+    """Each element of what comes before is 0 with probability `p`, the others are divided by 1 - p; only on a device."""
+
+    p: float
+
+
 class _ConvolutionPlan:
     """The constants with which the text of a convolution is compiled for a layer and a batch.
 
@@ -221,7 +229,7 @@ class _ConvolutionPlan:
         return int(max(seen + o * pitch, 96 // size * 256) * size + o * pitch * 2)
 
 
-def too_large(layers: Sequence[Convolution | Linear], batch: int, dtype: Any) -> str | None:
+def too_large(layers: Sequence[Convolution | Linear | Dropout], batch: int, dtype: Any) -> str | None:
     """Return why our kernels are not for these layers, or None."""
     for i, layer in enumerate(layers):
         if isinstance(layer, Convolution):
@@ -245,7 +253,7 @@ class DeviceProgram:
 
     def __init__(
         self,
-        layers: Sequence[Convolution | Linear],
+        layers: Sequence[Convolution | Linear | Dropout],
         parameters: DeviceParameters,
         batch: int,
         table: Any,
@@ -337,6 +345,7 @@ class DeviceProgram:
         return partial(module.get_function(name), (max(1, blocks),), (threads,), sized)
 
     def _prepare(self, options: dict[str, Any] | None) -> None:
+        self._prepare_random_numbers()
         if options is None:
             return
         store = self.parameters
@@ -348,6 +357,14 @@ class DeviceProgram:
         if options["steps"] != store.steps:
             self._launch("set_value", 1, 1, store.state, _STEPS, np.float64(options["steps"]))
             store.steps = options["steps"]
+
+    def _prepare_random_numbers(self) -> None:
+        store = self.parameters
+        if not any(isinstance(layer, Dropout) for layer in self.layers) or store.key is counter_key():
+            return
+        store.key = counter_key()
+        for place, value in ((_KEY, store.key.value & 0xFFFFFFFF), (_KEY + 1, store.key.value >> 32), (_DRAWS, 0)):
+            self._launch("set_value", 1, 1, store.state, place, np.float64(value))
 
     def _play(self, by_rows: bool, options: dict[str, Any] | None) -> None:
         """Run the step: the first time call by call, which loads the kernels too, then recorded, then replayed."""
@@ -398,7 +415,7 @@ class DeviceProgram:
     # The list of calls
 
     def _bind(self) -> None:
-        names = ("program_types.cu", "program.cu")
+        names = ("program_types.cu", "philox.cu", "program.cu")
         self._options = (f"-DREAL={ {4: 'float', 8: 'double'}[self.dtype.itemsize] }", f"-DSTORAGE={self.storage}")
         self._module = self.table.module(names, self._options)
         n, store = self.batch, self.parameters
@@ -436,6 +453,16 @@ class DeviceProgram:
                 y = self._empty(n * layer.channels[1] * math.prod(layer.pooled))
                 gy = self._empty(len(y))
                 calls = self._convolution(layer, plan, h, gh, y, gy)
+            elif isinstance(layer, Dropout):
+                size = np.int64(n * (len(h) // n))
+                scale = self.real(0 if layer.p == 1 else 1 / (1 - layer.p))
+                numbers = size, np.float64(layer.p), scale, i
+                # In place, of the values and of their gradient; the layer before still is `before`.
+                forward.append(self._call(self._module, "dropout", _up(int(size), 1024), 256, h, store.state, *numbers))
+                backward.append(
+                    [self._call(self._module, "dropout", _up(int(size), 1024), 256, gh, store.state, *numbers)]
+                )
+                continue
             elif isinstance(layer, Linear):
                 y = self.z if i == last else self._empty(n * layer.features[1])
                 gy = self._empty(n * layer.features[1])

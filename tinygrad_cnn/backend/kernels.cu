@@ -186,6 +186,16 @@ extern "C" __global__ void softmax_cross_entropy_gradient(const REAL* __restrict
     }
 }
 
+// mask[i]: whether element i stays when each is dropped with probability p; four elements per thread. The counter is
+// (number of the four, number of the call), the key comes from the seed.
+extern "C" __global__ void keep_mask(bool* __restrict__ mask, long long n, double p, long long key, long long call) {
+    EACH(t, (n + 3) / 4) {
+        Words words = philox((unsigned)t, (unsigned)(t >> 32), (unsigned)call, (unsigned)(call >> 32), (unsigned)key,
+                             (unsigned)(key >> 32));
+        for (int i = 0; i < 4 && t * 4 + i < n; i++) mask[t * 4 + i] = at_least(words.at[i], p);
+    }
+}
+
 // Adam in one pass over p, m and v: Kingma & Ba, Algorithm 1. `rate` is lr / (1 - beta1^t), `root` is sqrt(1 - beta2^t),
 // and rest1 and rest2 are 1 - beta1 and 1 - beta2, which would lose digits if they were subtracted as float.
 extern "C" __global__ void adam_step(REAL* __restrict__ p, const REAL* __restrict__ g, REAL* __restrict__ m,

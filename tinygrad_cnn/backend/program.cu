@@ -20,6 +20,9 @@
 #define SKIPPED 13     // steps that were not taken because of an overflow
 #define SCALING 14     // whether the scale adapts itself and steps can be skipped
 #define INTERVAL 15    // steps without overflow after which the scale doubles
+#define KEY0 16        // of the random numbers, two words
+#define KEY1 17
+#define DRAWS 18       // steps that have drawn since the seed was set
 
 
 extern "C" __global__ void set_options(double* state, double lr, double beta1, double beta2, double eps, double decay,
@@ -221,6 +224,19 @@ extern "C" __global__ void linear_input_gradient(const STORE* __restrict__ g, co
     gx[at] = narrow(!relu || widen(x[at]) > 0 ? v : (REAL)0);
 }
 
+// Dropout in place, of values and of their gradient alike: each is 0 with probability p, and others are scaled. Both
+// draw the same numbers, so no mask is kept: the counter is (number of the four, which dropout, number of the step).
+extern "C" __global__ void dropout(STORE* __restrict__ values, const double* __restrict__ state, long long n, double p,
+                                   REAL scale, int which) {
+    unsigned long long draws = (unsigned long long)state[DRAWS];
+    EACH(t, (n + 3) / 4) {
+        Words words = philox((unsigned)t, 1u + which, (unsigned)draws, (unsigned)(draws >> 32), (unsigned)state[KEY0],
+                             (unsigned)state[KEY1]);
+        for (int i = 0; i < 4 && t * 4 + i < n; i++)
+            values[t * 4 + i] = narrow(at_least(words.at[i], p) ? widen(values[t * 4 + i]) * scale : (REAL)0);
+    }
+}
+
 // After a matrix product of the vendor's library: bias and ReLU, on STORE or, for the last layer, on REAL.
 extern "C" __global__ void add_bias(STORE* __restrict__ y, const STORE* __restrict__ bias, int has_bias, int relu, int n,
                                     int out) {
@@ -347,7 +363,7 @@ extern "C" __global__ void finish(const long long* __restrict__ pieces, const RE
         return;
     }
     *loss = losses[(long long)state[CURSOR]] = sum;
-    state[CURSOR] += 1;
+    state[CURSOR] += 1, state[DRAWS] += 1;
     double step = state[STEPS] + 1;
     state[RATE] = state[LR] / (1 - pow(state[BETA1], step));
     state[ROOT] = sqrt(1 - pow(state[BETA2], step));
