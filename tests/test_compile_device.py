@@ -715,3 +715,84 @@ def test_bad_data_and_numbers_are_clear_errors():
             step.at(rows)
     with pytest.raises(DataError, match="whole numbers"):
         step.at([0.5])
+
+
+# On a real GPU ---------------------------------------------------------------------------------------------------------
+
+
+def cuda_or_skip():
+    cupy = pytest.importorskip("cupy")
+    if not cupy.cuda.is_available():
+        pytest.skip("there is no NVIDIA GPU")
+    return cupy
+
+
+def on_gpu(make, optimizer=optim.Adam, **options):
+    plain = make()
+    model = copy.deepcopy(plain).to("cuda")
+    step = compile(model, nn.CrossEntropyLoss(), optimizer(model.parameters()), **options)
+    return plain, optimizer(plain.parameters()), step
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("n", "own"), [(6, 1 << 25), (64, 1 << 25), (64, 0), (300, 1 << 25)])
+def test_lenet_on_a_gpu_trains_as_on_the_cpu_while_eager_work_goes_on(n, own, monkeypatch):
+    cupy = cuda_or_skip()
+    monkeypatch.setattr(device_program, "OWN_PRODUCT", own)
+    plain, theirs, step = on_gpu(lenet)
+    rng = np.random.default_rng(1)
+    results = []
+    for _ in range(10):
+        x, labels = draw(rng, n)
+        there = Tensor(x, device="cuda"), Tensor(labels, device="cuda")
+        value = step(*there)
+        there[0].array.fill(cupy.nan)
+        del there
+        noise = [cupy.full((1 << k,), cupy.nan) for k in range(4, 20)]  # memory that was free may be used by anybody
+        other = nn.CrossEntropyLoss()(step.model(Tensor(x, device="cuda")), Tensor(labels, device="cuda"))
+        other.backward()
+        del noise, other
+        results.append((value, step.logits, eager(plain, theirs, Tensor(x), labels).item()))
+    for value, logits, expected in results:
+        assert value.item() == pytest.approx(expected, rel=1e-9)
+        assert np.isfinite(host(logits)).all()
+    for p, q in zip(plain.parameters(), step.model.parameters(), strict=True):
+        np.testing.assert_allclose(host(q), p.array, rtol=1e-8, atol=1e-10)
+    assert step.reason is None
+    assert step.replays == 9
+
+
+@pytest.mark.gpu
+def test_two_runs_on_a_gpu_are_equal_to_the_last_bit_and_close_to_the_cpu():
+    cuda_or_skip()
+    runs = []
+    for _ in range(2):
+        tg.manual_seed(0)
+        plain, theirs, step = on_gpu(lambda: lenet("float32"))
+        rng = np.random.default_rng(2)
+        for _ in range(8):
+            x, labels = draw(rng, 64, dtype="float32")
+            value = step(Tensor(x, device="cuda"), Tensor(labels, device="cuda"))
+            assert value.item() == pytest.approx(eager(plain, theirs, Tensor(x), labels).item(), rel=1e-5)
+        runs.append([host(p) for p in step.model.parameters()])
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", [None, "float16", "bfloat16"])
+def test_training_by_numbers_on_a_gpu_lowers_the_loss(precision):
+    cuda_or_skip()
+    step = compile(
+        model := lenet("float32").to("cuda"), nn.CrossEntropyLoss(), optim.Adam(model.parameters()), precision=precision
+    )
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 10, 640)
+    images = rng.integers(0, 60, (640, 28, 28)).astype(np.uint8)
+    images[np.arange(640), 2 * labels + 2, 4:24] = 255  # a bar whose height is the class
+    step.attach(images, labels)
+    losses = [host(step.at(rng.permutation(640).reshape(10, 64))) for _ in range(6)]
+    assert np.isfinite(losses).all()
+    assert losses[-1].mean() < 0.5 * losses[0].mean()
+    assert step.replays == 59
+    assert step.skipped <= 10

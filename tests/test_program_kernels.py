@@ -464,6 +464,13 @@ def philox_twin(counter, key):
     return [a, b, c, d]
 
 
+def kept(n, p, which, key, call):
+    """Which of n elements stay, with `which` as the second word of the counter."""
+    key = [key & 0xFFFFFFFF, key >> 32]
+    words = [philox_twin([t, which, call & 0xFFFFFFFF, call >> 32], key) for t in range(-(-n // 4))]
+    return (np.array(words).ravel()[:n] >> 8) / 2.0**24 >= p
+
+
 @pytest.mark.parametrize(("counter", "key", "answer"), ANSWERS)
 def test_philox_gives_the_published_answers(counter, key, answer):
     assert philox_twin(counter, key) == answer
@@ -482,10 +489,6 @@ def test_philox_gives_the_published_answers(counter, key, answer):
     n=st.integers(1, 3000), p=st.floats(0, 1), key=st.integers(0, 2**64 - 1), call=st.integers(0, 2**40), kind=KINDS
 )  # fmt: skip
 def test_dropout_keeps_what_the_twin_keeps(n, p, key, call, kind):
-    words = [
-        philox_twin([t, 0, call & 0xFFFFFFFF, call >> 32], [key & 0xFFFFFFFF, key >> 32]) for t in range(-(-n // 4))
-    ]
-    keep = (np.array(words).ravel()[:n] >> 8) / 2.0**24 >= p
     eager = CpuModule(
         "".join((FOLDER / part).read_text(encoding="utf-8") for part in ("philox.cu", "kernels.cu")), ("-DREAL=float",)
     )
@@ -493,19 +496,15 @@ def test_dropout_keeps_what_the_twin_keeps(n, p, key, call, kind):
     launch(
         eager, "keep_mask", 2, 256, mask, np.int64(n), np.float64(p), np.uint64(key).astype(np.int64), np.int64(call)
     )  # fmt: skip
-    np.testing.assert_array_equal(mask, keep)
+    np.testing.assert_array_equal(mask, kept(n, p, 0, key, call))
     # In a recorded step the second word of the counter tells layers apart.
-    words = [
-        philox_twin([t, 4, call & 0xFFFFFFFF, call >> 32], [key & 0xFFFFFFFF, key >> 32]) for t in range(-(-n // 4))
-    ]
-    keep = (np.array(words).ravel()[:n] >> 8) / 2.0**24 >= p
     real, storage = kind
     values, as_read = stored(np.random.default_rng(n).normal(size=n), real, storage)
     values, state = values.copy(), np.concatenate([fresh()[:16], [key & 0xFFFFFFFF, key >> 32, call]])
     launch(
         step_module(*kind), "dropout", 2, 256, values, state, np.int64(n), np.float64(p), REALS[real](2), 3
     )  # fmt: skip
-    np.testing.assert_array_equal(read(values, real, storage), np.where(keep, as_read * 2, 0))
+    np.testing.assert_array_equal(read(values, real, storage), np.where(kept(n, p, 4, key, call), as_read * 2, 0))
 
 
 def test_elements_are_dropped_as_often_as_asked_and_independently_of_their_neighbours():

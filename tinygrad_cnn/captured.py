@@ -271,11 +271,10 @@ class CapturedStep:
         """
         device = device_of(self._parameter.array)
         pictures, classes = (a.array if isinstance(a, Traced) else a for a in (images, labels))
-        dtype, shape = getattr(pictures, "dtype", None), getattr(pictures, "shape", ())
+        dtype = getattr(pictures, "dtype", None)
+        shape: Any = tuple(getattr(pictures, "shape", ()))
         if dtype != "uint8" or len(shape) not in (3, 4):
-            raise DataError(
-                f"attach: images must be bytes (count, h, w) or (count, c, h, w), got {dtype} {tuple(shape)}"
-            )
+            raise DataError(f"attach: images must be bytes (count, h, w) or (count, c, h, w), got {dtype} {shape}")
         if getattr(getattr(classes, "dtype", None), "kind", None) not in ("i", "u") or classes.shape != shape[:1]:
             raise DataError("attach: labels must be an integer array with one number per image")
         if not scale:
@@ -457,7 +456,7 @@ class _Chain:
             if "_hooks" in getattr(module, "__dict__", ()):
                 raise NotCapturableError(f"{type(module).__name__} has hooks")
         self.tensors: list[Any] = []
-        self.layers: list[Any] = _lower(value, output, seen, labels, self.tensors)
+        self.layers: Any = _lower(value, output, seen, labels, self.tensors)
         for module, before in self.modules:
             if not _same(_contents(module), before) or _edited(before, seen.began):
                 raise NotCapturableError(f"{type(module).__name__} changes what it holds when it is called")

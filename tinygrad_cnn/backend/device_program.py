@@ -163,7 +163,7 @@ def _cut(n: int, maps: int, rows: int, across: int, shared: Callable[[int, int],
 
 @dataclass(frozen=True)
 class Dropout:
-    """Each element of what comes before is 0 with probability `p`, the others are divided by 1 - p; only on a device."""
+    """Each element of what comes before is 0 with probability `p`, the others are divided by 1 - p."""
 
     p: float
 
@@ -277,7 +277,7 @@ class DeviceProgram:
         self.stored = self.dtype if precision is None else np.dtype(np.uint16)  # as bits
         self.kind = precision or self.dtype.name
         self.capacity = max(1, _ROWS // batch)
-        self.classes = self.layers[-1].features[1]  # type: ignore[union-attr]
+        self.classes = next(layer.features[1] for layer in reversed(layers) if isinstance(layer, Linear))
         self._data: tuple[Any, ...] | None = None
         self._recorded: dict[tuple[bool, bool], Call | None] = {}
         with engine.working():
@@ -405,9 +405,12 @@ class DeviceProgram:
         self.copy = store.flat if self.storage == 0 else xp.zeros((store.length,), dtype=self.stored)
         self.weights = store.split(self.copy)
         first = self.layers[0]
-        width = first.channels[0] * math.prod(first.size) if isinstance(first, Convolution) else first.features[0]
-        self.width = width
-        self.input = xp.zeros((n * width,), dtype=self.stored)
+        self.width = 0
+        if isinstance(first, Convolution):
+            self.width = first.channels[0] * math.prod(first.size)
+        elif isinstance(first, Linear):
+            self.width = first.features[0]
+        self.input = xp.zeros((n * self.width,), dtype=self.stored)
 
     def _empty(self, size: int) -> Any:
         return self.table.xp.zeros((size,), dtype=self.stored)
