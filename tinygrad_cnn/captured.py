@@ -456,7 +456,7 @@ class _Chain:
             if "_hooks" in getattr(module, "__dict__", ()):
                 raise NotCapturableError(f"{type(module).__name__} has hooks")
         self.tensors: list[Any] = []
-        self.layers: Any = _lower(value, output, seen, labels, self.tensors)
+        self.layers = _lower(value, output, seen, labels, self.tensors)
         for module, before in self.modules:
             if not _same(_contents(module), before) or _edited(before, seen.began):
                 raise NotCapturableError(f"{type(module).__name__} changes what it holds when it is called")
@@ -668,9 +668,7 @@ def _same(now: list[Any], then: list[Any]) -> bool:
 # From the recorded graph to layers ------------------------------------------------------------------------------------
 
 
-def _lower(
-    value: Any, output: Any, seen: _Recorder, labels: Any, tensors: list[Any]
-) -> list[Convolution | Linear | Dropout]:
+def _lower(value: Any, output: Any, seen: _Recorder, labels: Any, tensors: list[Any]) -> list[Any]:
     """Return the layers of a recorded step, first to last, and collect their parameters in `tensors`.
 
     Raises:
