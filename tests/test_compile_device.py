@@ -362,6 +362,13 @@ def test_what_others_hold_keeps_its_memory():
     np.testing.assert_allclose(host(held), plain[0].weight.array, rtol=1e-4, atol=1e-6)
 
 
+def test_the_very_first_call_can_be_a_replay():
+    plain, theirs, step = pair(small, at_once=True)
+    for _ in range(3):
+        go_on(plain, theirs, step)
+    assert step.replays == 3
+
+
 def test_release_gives_everything_back():
     plain, theirs, step = prepared()
     engine = step._chain.engine
@@ -624,6 +631,17 @@ def test_what_reduced_precision_cannot_do_runs_in_float32_and_says_why():
     assert step.replays == 1
 
 
+def test_parameters_that_took_unequally_many_steps_are_updated_one_by_one():
+    for options in ({}, {"precision": "float16"}):
+        plain, theirs, step = prepared(**options)
+        for optimizer, model in ((theirs, plain), (step.optimizer, step.model)):
+            optimizer.state[model[0].weight]["step"] = 50
+        value = step(*over(X, LABELS))
+        assert value.item() == pytest.approx(eager(plain, theirs, Tensor(X), LABELS).item(), rel=1e-2)
+        agree(plain, step, rtol=1e-2, atol=1e-3)
+        assert (step.reason is None) == (not options)
+
+
 # Training by the numbers of samples -----------------------------------------------------------------------------------
 
 IMAGES = np.random.default_rng(10).integers(0, 256, (20, 8, 8), np.uint8)
@@ -686,6 +704,21 @@ def test_a_number_on_the_device_that_is_no_sample_makes_its_loss_nan():
         step.at(np.arange(5))
     losses = step.at(standin.asarray(np.array([[0, 1, 2, 3, 4], [0, 1, 20, 3, 4]])))
     assert np.isnan(host(losses)).tolist() == [False, True]
+
+
+def test_unequal_step_counts_are_respected_by_numbers_too():
+    plain, theirs, step = pair(pictures)
+    step.attach(IMAGES, CLASSES, zero=20, scale=90)
+    rows = np.arange(15).reshape(3, 5)
+    step.at(rows)
+    for row in rows:
+        by_hand(plain, theirs, row)
+    for optimizer, model in ((theirs, plain), (step.optimizer, step.model)):
+        optimizer.state[model[0].weight]["step"] = 50
+    step.at(rows)
+    for row in rows:
+        by_hand(plain, theirs, row)
+    agree(plain, step, rtol=1e-8, atol=1e-10)
 
 
 def test_other_data_can_be_attached_later():

@@ -250,8 +250,9 @@ class CapturedStep:
             return None
         if dtype != float32:
             return f"x holds {dtype}, and precision={self.precision!r} is for models in float32"
-        if self.precision == "float16" and _flat_group(self.optimizer) is None:
-            return "precision='float16' skips steps on the device, which takes Adam or AdamW with one plain group"
+        flat = _flat_group(self.optimizer) if self._chain is None else self._chain.flat_group(self.optimizer)
+        if self.precision == "float16" and flat is None:
+            return "precision='float16' skips steps, which takes Adam or AdamW with one plain group and one step count"
         return None
 
     # Training on a data set by the numbers of its samples
@@ -279,10 +280,10 @@ class CapturedStep:
             raise DataError("attach: labels must be an integer array with one number per image")
         if not scale:
             raise OptionError("attach: scale must not be 0; the network sees (pixel - zero) / scale")
-        pictures = device.asarray(pictures).reshape(shape if len(shape) == 4 else (shape[0], 1, *shape[1:]))
-        self._attached = (
-            device.xp.ascontiguousarray(pictures), device.asarray(classes).astype(int64), float(zero), float(scale)
-        )  # fmt: skip
+        here = device.asarray(pictures).reshape(shape if len(shape) == 4 else (shape[0], 1, *shape[1:]))
+        # Rows are read word by word, so on a GPU they start where memory does, not inside of somebody's array.
+        here = device.xp.ascontiguousarray(here) if on_host(pictures) else here.copy()
+        self._attached = here, device.asarray(classes).astype(int64), float(zero), float(scale)
         return self
 
     def at(self, rows: Any) -> Any:
@@ -317,9 +318,11 @@ class CapturedStep:
                 found.append(self._at_as_always(table[done]))
                 done += 1
                 continue
-            part = table[done : done + (program.capacity if _flat_group(self.optimizer) is not None else 1)]
+            chain: Any = self._chain
+            # Other updates are not in the graph, so the host comes in after every step.
+            part = table[done : done + (1 if chain.flat_group(self.optimizer) is None else program.capacity)]
             program.attach(images, labels, zero, scale)
-            found.append(self._replay_on_device(self._chain, partial(program.run_rows, part))[0])
+            found.append(self._replay_on_device(chain, partial(program.run_rows, part))[0])
             done += len(part)
         losses = found[0] if len(found) == 1 else namespace(found[0]).concatenate(found)
         return Tensor.made(losses.reshape(()) if numbers.ndim == 1 else losses)
@@ -488,7 +491,8 @@ class _Chain:
             with self.device.context():
                 self.store = DeviceParameters(shapes, self.dtype, self.device.xp, precision)
             self.engine = kernels(x.array).engine(self.device.index)
-        self.moments = [self.store.empty(), self.store.empty()]
+        with self.device.context():
+            self.moments = [self.store.empty(), self.store.empty()]
         self.moment_views = [self.store.split(m) for m in self.moments]
         self.lent: list[tuple[Any, Any]] = []
 
@@ -566,12 +570,10 @@ class _Chain:
 
         None if this is not Adam with one set of options for all parameters.
         """
-        group = _flat_group(optimizer)
+        group = self.flat_group(optimizer)
         if group is None:
             return None
         states = [optimizer.state.get(p) for p in self.tensors]
-        if len({0 if held is None else held["step"] for held in states}) != 1:
-            return None
         for p, held, m, v in zip(self.tensors, states, *self.moment_views, strict=True):
             if held is None:
                 m[...] = 0
@@ -589,6 +591,12 @@ class _Chain:
             "weight_decay": group["weight_decay"],
             "decoupled": group["decoupled_weight_decay"],
         }
+
+    def flat_group(self, optimizer: Optimizer) -> Any:
+        """Return the options of an Adam whose update can run over the flat arrays, else None."""
+        states = [optimizer.state.get(p) for p in self.tensors]
+        same = len({0 if held is None else held["step"] for held in states}) == 1
+        return _flat_group(optimizer) if same else None
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
         """Note that the flat update took so many steps."""
