@@ -13,7 +13,7 @@ import standin_graph
 from test_compile_step import NETWORKS, UNKNOWN, lenet
 
 import tinygrad_cnn as tg
-from tinygrad_cnn import Tensor, nn, ops, optim
+from tinygrad_cnn import Tensor, data, nn, ops, optim, train
 from tinygrad_cnn.backend import cuda_kernels, device_program, numpy_kernels, to_host
 from tinygrad_cnn.captured import compile
 from tinygrad_cnn.errors import DataError, OptionError
@@ -146,7 +146,7 @@ def test_large_linear_layers_are_products_of_the_library(monkeypatch):
 
 
 def test_two_runs_are_equal_to_the_last_bit():
-    def train():
+    def run():
         rng = np.random.default_rng(6)
         model = lenet("float32")
         for p in model.parameters():
@@ -157,7 +157,7 @@ def test_two_runs_are_equal_to_the_last_bit():
             step(*over(*draw(rng, 9, dtype="float32")))
         return [host(p) for p in model.parameters()]
 
-    for a, b in zip(train(), train(), strict=True):
+    for a, b in zip(run(), run(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -369,6 +369,20 @@ def test_the_very_first_call_can_be_a_replay():
     assert step.replays == 3
 
 
+def test_the_training_loop_replays_on_the_device():
+    rng = np.random.default_rng(15)
+    samples = data.ArrayDataset(rng.random((20, 7), "float32"), rng.integers(0, 3, 20))
+    plain = nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 3))
+    model = copy.deepcopy(plain).to("standin")
+    for trained, device in ((plain, "cpu"), (model, "standin")):
+        with tg.use_device(device):
+            loader = data.DataLoader(samples, batch_size=8, shuffle=True, seed=0)
+            train.fit(trained, loader, epochs=2, optimizer=optim.Adam(trained.parameters()))
+    assert "adam" in standin_graph.launches[-40:]
+    for p, q in zip(plain.parameters(), model.parameters(), strict=True):
+        np.testing.assert_allclose(host(q), p.array, rtol=1e-4, atol=1e-6)
+
+
 def test_release_gives_everything_back():
     plain, theirs, step = prepared()
     engine = step._chain.engine
@@ -438,13 +452,13 @@ def test_dropout_draws_anew_at_every_step_and_the_gradient_drops_the_same():
 
 
 def test_one_seed_gives_one_run_with_dropout():
-    def train():
+    def run():
         tg.manual_seed(5)
         step = compile(model := dropping().to("standin"), nn.CrossEntropyLoss(), sgd(model.parameters()))
         rng = np.random.default_rng(13)
         return [step(*over(*draw(rng, 9, (7,), 4))).item() for _ in range(5)]
 
-    assert train() == train()
+    assert run() == run()
 
 
 def test_dropout_out_of_training_is_nothing():
