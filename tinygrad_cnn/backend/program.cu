@@ -263,8 +263,11 @@ extern "C" __global__ void column_sums(const STORE* __restrict__ g, REAL* __rest
     int wide = (out + 31) / 32, column = blockIdx.x % wide * 32 + threadIdx.x % 32, first = blockIdx.x / wide * height;
     int last = first + height < n ? first + height : n;
     REAL sum = 0;
-    if (column < out)
-        for (int row = first + threadIdx.x / 32; row < last; row += THREADS / 32) sum += widen(g[(long long)row * out + column]);
+    if (column < out) {
+#pragma unroll 8
+        for (int row = first + threadIdx.x / 32; row < last; row += THREADS / 32)
+            sum += widen(g[(long long)row * out + column]);
+    }
     part[threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.x >= 32 || column >= out) return;
@@ -351,8 +354,10 @@ extern "C" __global__ void finish(const long long* __restrict__ pieces, const RE
         return;
     }
     REAL sum = 0;
-    if (e < length)
+    if (e < length) {
+#pragma unroll 8
         for (long long i = t / 32; i < parts; i += THREADS / 32) sum += partials[from + i * stride + e];
+    }
     part[t] = sum;
     __syncthreads();
     if (t >= 32 || e >= length) return;

@@ -8,7 +8,7 @@
 // A block holds what it needs of one image in shared memory: all channels of a band of rows. A thread computes the
 // windows of one pool for a few output channels: what it sees of a channel is read once into registers and serves
 // all of them, and all threads of a warp read the same weight, which costs one read. Weights are padded to multiples of
-// four, so that they are read four at a time.
+// four, so that they are read four at a time. Loops that bring memory in are unrolled, so that four reads are under way.
 
 #define KK (KH * KW)
 #define KK4 ((KK + 3) / 4 * 4)
@@ -25,6 +25,7 @@
 
 template <int ROWS>
 __device__ void load_image(const STORE* __restrict__ x, REAL* image, int first) {
+#pragma unroll 4
     for (int e = threadIdx.x; e < C * ROWS * SEEN_PITCH; e += blockDim.x) {
         int s = e % SEEN_PITCH - LEFT, r = first + e / SEEN_PITCH % ROWS - TOP, c = e / (SEEN_PITCH * ROWS);
         image[e] = r >= 0 && r < H && s >= 0 && s < W ? widen(x[(c * H + r) * W + s]) : (REAL)0;
@@ -70,6 +71,7 @@ extern "C" __global__ void convolution_forward(const STORE* __restrict__ x, cons
     __shared__ __align__(16) REAL kernels[groups * OUT_EACH * C * KK4];
     int part = blockIdx.x % OUT_PARTS, band = blockIdx.x / OUT_PARTS % OUT_BANDS;
     long long n = blockIdx.x / (OUT_PARTS * OUT_BANDS);
+#pragma unroll 4
     for (int e = threadIdx.x; e < groups * OUT_EACH * C * KK4; e += blockDim.x) {
         int k = e % KK4, c = e / KK4 % C, map = e / (KK4 * C), o = part * OUT_MAPS + map;
         kernels[e] = k < KK && map < OUT_MAPS && o < O ? widen(weight[(o * C + c) * KK + k]) : (REAL)0;
@@ -134,12 +136,14 @@ extern "C" __global__ void convolution_input_gradient(const STORE* __restrict__ 
     for (int o0 = 0; o0 < O; o0 += CHUNK) {
         __syncthreads();
         for (int e = threadIdx.x; e < CHUNK * BACK_ROWS * BACK_PITCH; e += blockDim.x) back[e] = 0;
+#pragma unroll 4
         for (int e = threadIdx.x; e < CHUNK * padded * KK4; e += blockDim.x) {
             int k = e % KK4, map = e / KK4 % padded, o = o0 + e / (KK4 * padded), c = part * IN_MAPS + map;
             bool inside = k < KK && map < IN_MAPS && c < C && o < O;
             kernels[e] = inside ? widen(weight[(o * C + c) * KK + KK - 1 - k]) : (REAL)0;  // turned by half a turn
         }
         __syncthreads();
+#pragma unroll 4
         for (int e = threadIdx.x; e < CHUNK * cells; e += blockDim.x) {
             int j = e % cells % PW, i = i0 + e % cells / PW, o = e / cells;
             if (o0 + o >= O) continue;
@@ -211,6 +215,7 @@ extern "C" __global__ void convolution_weight_gradient(const STORE* __restrict__
         long long sample = unit / SUM_BANDS;
         __syncthreads();
         load_image<rows>(x + sample * C * H * W, image, band * SUM_ROWS * POOLH * SH);
+#pragma unroll 4
         for (int e = t; e < O * positions; e += blockDim.x) {
             int j = e % PW, i = e / PW % SUM_ROWS, map = e / positions, row = band * SUM_ROWS + i;
             long long at = ((sample * O + map) * PH + row) * PW + j;
