@@ -714,10 +714,14 @@ def test_an_epoch_by_numbers_costs_the_host_one_launch_per_step_and_no_wait():
 def test_a_number_on_the_device_that_is_no_sample_makes_its_loss_nan():
     step = compile(model := pictures("float32").to("standin"), nn.CrossEntropyLoss(), sgd(model.parameters()))
     step.attach(IMAGES, CLASSES)
+    bad = standin.asarray(np.array([0, 1, -1, 3, 4]))
+    assert np.isnan(step.at(bad).item())  # of the first, which runs as always, too
+    step = compile(model := pictures("float32").to("standin"), nn.CrossEntropyLoss(), sgd(model.parameters()))
+    step.attach(IMAGES, CLASSES)
     for _ in range(2):
         step.at(np.arange(5))
-    losses = step.at(standin.asarray(np.array([[0, 1, 2, 3, 4], [0, 1, 20, 3, 4]])))
-    assert np.isnan(host(losses)).tolist() == [False, True]
+    losses = step.at(standin.asarray(np.array([[0, 1, 2, 3, 4], [0, 1, 20, 3, 4], [0, 1, 2, 3, 4]])))
+    assert np.isnan(host(losses)).tolist() == [False, True, False]
 
 
 def test_unequal_step_counts_are_respected_by_numbers_too():

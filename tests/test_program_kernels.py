@@ -416,7 +416,8 @@ def test_batches_are_gathered_and_normalised_to_the_last_bit(n, shape, kind, zer
         found = read(x, real, storage)
         for i, row in enumerate(rows):
             if row == bad:
-                assert np.isnan(found[i]).all()
+                assert not found[i].any()
+                assert targets[i] == -(2**63)
                 continue
             expected = (images[row].ravel().astype(real_type) - real_type(zero)) / real_type(71.5)
             expected = read(stored(expected, real, storage)[0], real, storage)

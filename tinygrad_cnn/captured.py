@@ -7,6 +7,7 @@ with fixed buffers, and the calls that follow run the program. Anything else run
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -97,6 +98,7 @@ class CapturedStep:
         reason: why the last call ran as always and was not recorded for replay; None if it was, or was replayed.
         replays: how many calls were replayed.
         logits: what the model said in the last call, (N, classes), without a graph.
+        precision: what is stored while a step is replayed, "float16" or "bfloat16"; None for the model's own type.
     """
 
     def __init__(
@@ -280,10 +282,11 @@ class CapturedStep:
             raise DataError("attach: labels must be an integer array with one number per image")
         if not scale:
             raise OptionError("attach: scale must not be 0; the network sees (pixel - zero) / scale")
-        here = device.asarray(pictures).reshape(shape if len(shape) == 4 else (shape[0], 1, *shape[1:]))
-        # Rows are read word by word, so on a GPU they start where memory does, not inside of somebody's array.
-        here = device.xp.ascontiguousarray(here) if on_host(pictures) else here.copy()
-        self._attached = here, device.asarray(classes).astype(int64), float(zero), float(scale)
+        with device.context():
+            here = device.asarray(pictures).reshape(shape if len(shape) == 4 else (shape[0], 1, *shape[1:]))
+            # Rows are read word by word, so on a GPU they start where memory does, not inside of somebody's array.
+            here = device.xp.ascontiguousarray(here) if on_host(pictures) else here.copy()
+            self._attached = here, device.asarray(classes).astype(int64), float(zero), float(scale)
         return self
 
     def at(self, rows: Any) -> Any:
@@ -337,7 +340,14 @@ class CapturedStep:
         """Gather a batch, train on it as `__call__` does, and return its loss (1,)."""
         images, labels, zero, scale = self._data
         kind = self._parameter.array.dtype.type
-        x = (images[row].astype(self._parameter.array.dtype) - kind(zero)) / kind(scale)
+        if on_host(images):
+            x = (images[row].astype(kind) - kind(zero)) / kind(scale)
+        else:  # an index out of range would quietly wrap around there
+            xp = namespace(images)
+            inside = (row >= 0) & (row < len(images))
+            row = xp.where(inside, row, 0)
+            x = (images[row].astype(kind) - kind(zero)) / kind(scale)
+            x = xp.where(inside.reshape(-1, 1, 1, 1), x, xp.asarray(math.nan, dtype=kind))
         value = self(Tensor.made(x), labels[row])
         return value.array.reshape(1)
 

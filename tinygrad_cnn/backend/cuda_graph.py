@@ -7,6 +7,7 @@ own: what a graph has captured must neither move nor be shared with anybody.
 from __future__ import annotations
 
 import ctypes
+import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -58,6 +59,8 @@ class Engine:
 
         Every call must have run before: then its kernel is loaded, and nothing is allocated while it is captured.
         """
+        collecting = gc.isenabled()
+        gc.disable()  # what it finds may be another engine, and giving back its handle would wait for the device
         self.stream.begin_capture()
         try:
             for call in calls:
@@ -66,7 +69,11 @@ class Engine:
             with suppress(Exception):  # it has become invalid by the error; ended it must be, or the stream stays lost
                 self.stream.end_capture()
             raise
-        graph = self.stream.end_capture()
+        else:
+            graph = self.stream.end_capture()
+        finally:
+            if collecting:
+                gc.enable()
         return partial(graph.launch, self.stream)
 
     def product(

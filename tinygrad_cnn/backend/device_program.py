@@ -384,11 +384,10 @@ class DeviceProgram:
             options["steps"] += 1
 
     def _published(self) -> tuple[Any, Any, Any]:
-        """Copy what the caller gets in one go: the next step writes to the same memory."""
+        """Copy what the caller gets, since the next step writes to the same memory; a kept loss keeps no gradient."""
         length, count = self.parameters.length, self.batch * self.classes
-        copy = self.results.copy()
-        logits = copy[length : length + count].reshape(self.batch, self.classes)
-        return copy[length + count :].reshape(()), logits, copy[:length]
+        gradient, small = self.results[:length].copy(), self.results[length:].copy()
+        return small[count:].reshape(()), small[:count].reshape(self.batch, self.classes), gradient
 
     # Buffers
 

@@ -24,6 +24,8 @@
 #define KEY1 17
 #define DRAWS 18       // steps that have drawn since the seed was set
 
+#define NO_CLASS (-9223372036854775807LL - 1)
+
 
 extern "C" __global__ void set_options(double* state, double lr, double beta1, double beta2, double eps, double decay,
                                        double decoupled) {
@@ -53,7 +55,7 @@ extern "C" __global__ void load_order(const long long* __restrict__ rows, long l
 }
 
 // A batch out of a data set of bytes: rows order[cursor][...] of it, as (pixel - zero) / scale. A number that is none of
-// a row gives NaN. A thread turns four neighbouring pixels, one word of memory, if rows consist of whole words.
+// a row gives zeros and a label that is no class, so that the loss is NaN and the parameters are not. A thread turns four neighbouring pixels, one word of memory, if rows consist of whole words.
 extern "C" __global__ void gather_batch(const unsigned char* __restrict__ images, const long long* __restrict__ labels,
                                         const long long* __restrict__ order, const double* __restrict__ state,
                                         STORE* __restrict__ input, long long* __restrict__ targets, int n, int size,
@@ -67,11 +69,11 @@ extern "C" __global__ void gather_batch(const unsigned char* __restrict__ images
         const unsigned char* pixels = images + (inside ? row * size + t % groups * wide : 0);
         unsigned word = wide == 4 ? *(const unsigned*)pixels : *pixels;
         for (int i = 0; i < wide; i++)
-            input[at + i] = narrow(inside ? ((REAL)(word >> 8 * i & 255) - zero) / scale : (REAL)NAN);
+            input[at + i] = narrow(inside ? ((REAL)(word >> 8 * i & 255) - zero) / scale : (REAL)0);
     }
     EACH(i, n) {
         long long row = rows[i];
-        targets[i] = labels[row >= 0 && row < count ? row : 0];
+        targets[i] = row >= 0 && row < count ? labels[row] : NO_CLASS;
     }
 }
 
