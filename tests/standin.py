@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
+import standin_graph
 from cuda_on_cpu import COMPILER, CpuModule
 
 from tinygrad_cnn.backend.cuda_kernels import CudaKernels
@@ -30,6 +31,7 @@ _REDUCING = {"add", "multiply"}
 
 waits = 0
 _forbidden = False
+pool = None  # that of a recording engine at work; None is the memory of everybody
 
 
 class WaitError(RuntimeError):
@@ -50,6 +52,7 @@ def no_waiting():
 def _waited(what):
     global waits
     waits += 1
+    standin_graph.forbid(what)
     if _forbidden:
         raise WaitError(f"{what} waits for the device")
 
@@ -84,9 +87,10 @@ class Array:
     __hash__ = None
 
     def __init__(self, held):
+        standin_graph.forbid("an array was made")
         self._held = np.asarray(held)
         kind = self._held.dtype
-        if kind.kind not in "fiubc" or kind.itemsize > 16 or not kind.isnative:
+        if (kind.kind not in "fiubc" and kind.name != "bfloat16") or kind.itemsize > 16 or not kind.isnative:
             raise TypeError(f"a device array cannot hold {kind}")
 
     def __array__(self, dtype=None, copy=None):
@@ -346,6 +350,9 @@ class Module(_Part):
         held.fill(np.nan if held.dtype.kind in "fV" else 97)
         return Array(held)
 
+    def zeros(self, shape, dtype=float):
+        return Array(np.zeros(shape, dtype) if pool is None else pool.allocate(shape, dtype, 0))
+
     def where(self, condition, *values):
         if not values:
             _waited("where without values")
@@ -390,12 +397,15 @@ def _erf(x):
     return Array(np.vectorize(math.erf, otypes=[x.dtype])(x._held))
 
 
-def _raw_module(code, options=()):
-    return CpuModule(code, options, unwrap=lambda a: a._held if isinstance(a, Array) else a)
+_raw_module = standin_graph.Modules(CpuModule, lambda a: a._held if isinstance(a, Array) else a)
+
+
+def _engine(index):
+    return standin_graph.Engine(sys.modules[__name__])
 
 
 _generic = DeviceKernels(xp, _erf)
-_own = CudaKernels(xp, _erf, _raw_module) if COMPILER else _generic
+_own = CudaKernels(xp, _erf, _raw_module, _engine) if COMPILER else _generic
 _kernels = _own
 
 

@@ -26,7 +26,7 @@ def engine(module, tf32=False):
 
 
 def table(module):
-    return CudaKernels(standin.xp, None, standin._raw_module, lambda: engine(module))
+    return CudaKernels(standin.xp, None, standin._raw_module, make_cudnn=lambda: engine(module))
 
 
 def over(*arrays):
@@ -177,7 +177,7 @@ def test_a_missing_or_broken_cudnn_is_no_error_and_says_why(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "cudnn", Broken())
     assert "libcudnn is not found" in load_cudnn()[1]
-    kernels = CudaKernels(standin.xp, None, standin._raw_module, lambda: Cudnn(standin.xp, RUNTIME))
+    kernels = CudaKernels(standin.xp, None, standin._raw_module, make_cudnn=lambda: Cudnn(standin.xp, RUNTIME))
     y = kernels.conv2d(*over(np.ones((1, 64, 5, 5), np.float32), np.ones((2, 64, 3, 3), np.float32)), **PLAIN)
     assert standin.to_host(y)[0, 0, 2, 2] == 64 * 9
 

@@ -7,18 +7,23 @@ with fixed buffers, and the calls that follow run the program. Anything else run
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from operator import is_
 from sys import getrefcount
 from typing import Any
 
-from .backend import device_of, float32, float64
+from .backend import device_of, float32, float64, int64, kernels, namespace, on_host
+from .backend.device_program import PRECISIONS, DeviceParameters, DeviceProgram, Dropout, too_large
 from .backend.exposure import is_exposed
 from .backend.fused import Convolution, Linear, Parameters, Program, largest_tile
+from .errors import DataError, OptionError
 from .graph import Node, Observer, Scope, Traced, casting, is_recording, next_index, nodes_from, observing, state
 from .nn import CrossEntropyLoss, Module
+from .nn import Dropout as DropoutLayer
 from .nn.functional import cross_entropy
 from .optim import Adam, AdamW, Optimizer
 from .tensor import Tensor
@@ -40,6 +45,7 @@ def compile(
     at_once: bool = False,
     *,
     processes: bool = True,
+    precision: str | None = None,
 ) -> CapturedStep:
     """Return a function `step(x, labels)` that trains `model` on one batch, replayed from the second call on.
 
@@ -55,6 +61,10 @@ def compile(
     code inside `model` does besides calling ops is not repeated, so a branch on the values of x is not looked at again.
     While somebody observes the run (`profile()`, `detect_anomaly()`), it runs as always.
 
+    On a GPU the whole step becomes one CUDA graph, and no call waits for the device; reading the loss does. So labels
+    are not looked at beforehand there: one that is no class makes the loss of its batch NaN. Where the data set fits
+    into the GPU's memory, `attach` it and train by the numbers of its samples, many steps per call.
+
     Args:
         model: computes logits (N, classes) from a batch.
         loss: `nn.CrossEntropyLoss()` or `nn.functional.cross_entropy`; other losses work, unreplayed.
@@ -64,6 +74,14 @@ def compile(
         processes: share the work with a helper process per further CPU (Linux on x86-64; threads elsewhere). They are
             forked off at the third replay, run nothing but the recorded arithmetic, and end when there is none for a
             second. With False there are threads instead. The results are the same to the last bit.
+        precision: "float16" or "bfloat16" (on a GPU): what activations, their gradients and a copy of the weights are
+            stored in while a step is replayed. Sums, logits, the parameters, their gradients and the optimizer stay
+            float32. With "float16" the loss is scaled by a factor that starts at 65536, is halved when a gradient
+            overflows (that step is not taken, see `skipped`) and doubled after 2000 steps without; it needs Adam or
+            AdamW with one group, because others would have to be told to skip. Steps run as always compute in float32.
+
+    Raises:
+        OptionError: an unknown precision, or one for a model on the CPU.
 
     >>> from tinygrad_cnn import nn, optim, rand, tensor
     >>> from tinygrad_cnn import compile
@@ -74,7 +92,7 @@ def compile(
     >>> losses[2] < losses[0], step.reason
     (True, None)
     """
-    return CapturedStep(model, loss, optimizer, at_once, processes=processes)
+    return CapturedStep(model, loss, optimizer, at_once, processes=processes, precision=precision)
 
 
 class CapturedStep:
@@ -84,6 +102,7 @@ class CapturedStep:
         reason: why the last call ran as always and was not recorded for replay; None if it was, or was replayed.
         replays: how many calls were replayed.
         logits: what the model said in the last call, (N, classes), without a graph.
+        precision: what is stored while a step is replayed, "float16" or "bfloat16"; None for the model's own type.
     """
 
     def __init__(
@@ -94,7 +113,13 @@ class CapturedStep:
         at_once: bool = False,
         *,
         processes: bool = True,
+        precision: str | None = None,
     ) -> None:
+        if precision is not None and precision not in PRECISIONS:
+            raise OptionError(f"compile: precision must be None, 'float16' or 'bfloat16', got {precision!r}")
+        if precision is not None:
+            _check_precision(precision, optimizer.param_groups[0]["params"][0].array)
+        self.precision = precision
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
@@ -104,25 +129,32 @@ class CapturedStep:
         self.replays = 0
         self.logits: Any = None
         self._chain: _Chain | None = None
-        self._programs: OrderedDict[Any, Program | None] = OrderedDict()
+        self._programs: OrderedDict[Any, Any] = OrderedDict()
         self._refused: dict[Any, str] = {}
+        self._attached: tuple[Any, Any, float, float] | None = None
 
     def __call__(self, x: Any, labels: Any) -> Any:
         x = x if isinstance(x, Traced) else Tensor(x)
         array, targets = x.array, labels.array if isinstance(labels, Traced) else labels
-        self.reason = _unsuitable(x, targets)
+        if self.precision is not None:
+            _check_precision(self.precision, array)
+        self.reason = _unsuitable(x, targets) or self._unfit(array.dtype)
         if self.reason is not None:
             return self._run(x, labels)
         if self._chain is not None and not self._chain.holds(self.model, self.loss, self.optimizer):
             self.release()
-        key = (array.shape, array.dtype, targets.shape)
+        key = (array.shape, array.dtype, targets.shape, device_of(array))
         self.reason = self._refused.get(key)
         if self.reason is not None:
             return self._run(x, labels)
         if self._chain is None or key not in self._programs:
             return self._run(x, labels, key)
         program = self._program(self._chain, key)
-        if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < program.logits.shape[1]:
+        if (
+            on_host(targets)
+            and len(targets)
+            and not 0 <= int(targets.min()) <= int(targets.max()) < program.logits.shape[1]
+        ):
             self.reason = "some labels are not classes of the model"
             return self._run(x, labels)
         return self._replay(self._chain, program, array, targets)
@@ -133,12 +165,14 @@ class CapturedStep:
 
     def release(self) -> None:
         """Forget what was recorded and give the buffers back; the next call records anew."""
+        self._settle()
         self._chain = None
         self._programs.clear()
         self._refused.clear()
 
     def _run(self, x: Any, labels: Any, key: Any = None) -> Any:
         """Run the step as always, and record it under `key` if one is given."""
+        self._settle()
         self.optimizer.zero_grad()
         seen = _Recorder(x, self.model)
         if key is None:
@@ -160,7 +194,9 @@ class CapturedStep:
 
     def _record(self, key: Any, seen: _Recorder, x: Any, labels: Any, output: Any, value: Any) -> None:
         try:
-            chain = _Chain(self.model, self.loss, self.optimizer, seen, x, labels, output, value)
+            chain = _Chain(
+                self.model, self.loss, self.optimizer, seen, x, labels, output, value, precision=self.precision
+            )
         except NotCapturableError as reason:
             self.reason = self._refused[key] = str(reason)
             return
@@ -171,15 +207,18 @@ class CapturedStep:
         while len(self._programs) > MOST_PROGRAMS:
             self._programs.popitem(last=False)
 
-    def _program(self, chain: _Chain, key: Any) -> Program:
+    def _program(self, chain: _Chain, key: Any) -> Any:
         """Return the program for a recorded shape. It is made when first needed: then the recorded graph is gone."""
         program = self._programs[key]
         if program is None:
-            program = self._programs[key] = Program(chain.layers, chain.store, key[0][0], forking=self.processes)
+            program = self._programs[key] = chain.program(key[0][0], self.processes)
         self._programs.move_to_end(key)
         return program
 
-    def _replay(self, chain: _Chain, program: Program, array: Any, targets: Any) -> Any:
+    def _replay(self, chain: _Chain, program: Any, array: Any, targets: Any) -> Any:
+        if isinstance(program, DeviceProgram):
+            loss = self._replay_on_device(chain, lambda options: program.run(array, targets, options))[0]
+            return Tensor.made(loss)
         self.optimizer.zero_grad()
         chain.adopt()
         gradients = chain.store.empty()
@@ -194,6 +233,170 @@ class CapturedStep:
         self.logits = Tensor.made(program.logits.copy())
         return Tensor.made(program.dtype.type(loss).reshape(()))
 
+    def _replay_on_device(self, chain: Any, run: Callable[[Any], tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Replay one or more steps, and return what `run` does: losses first, then logits and gradient of the last."""
+        self.optimizer.zero_grad()
+        chain.adopt()
+        options = chain.flat_options(self.optimizer)
+        before = 0 if options is None else options["steps"]
+        *losses, logits, gradient = run(options)
+        for p, g in zip(chain.tensors, chain.store.split(gradient), strict=True):
+            p.grad = p.result_type.made(g)
+        if options is None:
+            self.optimizer.step()
+            self.replays += 1
+        else:
+            chain.count_steps(self.optimizer, options["steps"] - before)
+            chain.give_back()
+            self.replays += options["steps"] - before
+        self.logits = Tensor.made(logits)
+        return tuple(losses)
+
+    def _unfit(self, dtype: Any) -> str | None:
+        """Return why the precision that was asked for does not go with this call, or None."""
+        if self.precision is None:
+            return None
+        if dtype != float32:
+            return f"x holds {dtype}, and precision={self.precision!r} is for models in float32"
+        flat = _flat_group(self.optimizer) if self._chain is None else self._chain.flat_group(self.optimizer)
+        if self.precision == "float16" and flat is None:
+            return "precision='float16' skips steps, which takes Adam or AdamW with one plain group and one step count"
+        return None
+
+    # Training on a data set by the numbers of its samples
+
+    def attach(self, images: Any, labels: Any, *, zero: float = 0.0, scale: float = 255.0) -> CapturedStep:
+        """Bring a data set of bytes to where the model is, so that `at` can train on its samples by their numbers.
+
+        Args:
+            images: bytes (count, h, w) or (count, c, h, w); the network sees (pixel − zero) / scale, as a
+                `data.normalise.Affine` computes it.
+            labels: whole numbers (count,).
+
+        Raises:
+            DataError: other shapes or types.
+
+        Returns the step itself.
+        """
+        device = device_of(self._parameter.array)
+        pictures, classes = (a.array if isinstance(a, Traced) else a for a in (images, labels))
+        dtype = getattr(pictures, "dtype", None)
+        shape: Any = tuple(getattr(pictures, "shape", ()))
+        if dtype != "uint8" or len(shape) not in (3, 4):
+            raise DataError(f"attach: images must be bytes (count, h, w) or (count, c, h, w), got {dtype} {shape}")
+        if getattr(getattr(classes, "dtype", None), "kind", None) not in ("i", "u") or classes.shape != shape[:1]:
+            raise DataError("attach: labels must be an integer array with one number per image")
+        if not scale:
+            raise OptionError("attach: scale must not be 0; the network sees (pixel - zero) / scale")
+        with device.context():
+            here = device.asarray(pictures).reshape(shape if len(shape) == 4 else (shape[0], 1, *shape[1:]))
+            # Rows are read word by word, so on a GPU they start where memory does, not inside of somebody's array.
+            here = device.xp.ascontiguousarray(here) if on_host(pictures) else here.copy()
+            self._attached = here, device.asarray(classes).astype(int64), float(zero), float(scale)
+        return self
+
+    def at(self, rows: Any) -> Any:
+        """Train on attached samples by their numbers, and return the loss, or the losses of many steps.
+
+        Numbers (n,) are one batch, and its loss is returned. Numbers (steps, n) are one batch after the other, with the
+        same options of the optimizer, and their losses (steps,) are returned; `logits` and the gradients are those of
+        the last. On a GPU the batches are gathered there, inside of the graph, and a step costs the host one launch.
+        Numbers that lie on the GPU are not looked at: one that is no sample makes its loss NaN.
+
+        Raises:
+            OptionError: nothing is attached.
+            DataError: the numbers are not whole, have other axes, or one is no sample.
+        """
+        images, labels, zero, scale = self._data
+        if device_of(images) != device_of(self._parameter.array):
+            raise OptionError("at: the model has moved to another device; attach the data again")
+        numbers = rows.array if isinstance(rows, Traced) else rows
+        numbers = numbers if hasattr(numbers, "dtype") else namespace().asarray(numbers)
+        if numbers.dtype.kind not in "iu" or numbers.ndim not in (1, 2) or not all(numbers.shape):
+            raise DataError(f"at: rows must be whole numbers (n,) or (steps, n), got {numbers.dtype} {numbers.shape}")
+        if on_host(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(images):
+            raise DataError(
+                f"at: rows must lie in 0 ... {len(images) - 1}, got values from {numbers.min()} to {numbers.max()}"
+            )
+        numbers = device_of(images).asarray(numbers, int64)
+        table = numbers.reshape(1, -1) if numbers.ndim == 1 else numbers
+        found, done = [], 0
+        while done < len(table):
+            program = self._program_for_rows(table.shape[1])
+            if program is None:
+                found.append(self._at_as_always(table[done]))
+                done += 1
+                continue
+            chain: Any = self._chain
+            # Other updates are not in the graph, so the host comes in after every step.
+            part = table[done : done + (1 if chain.flat_group(self.optimizer) is None else program.capacity)]
+            program.attach(images, labels, zero, scale)
+            found.append(self._replay_on_device(chain, partial(program.run_rows, part))[0])
+            done += len(part)
+        losses = found[0] if len(found) == 1 else namespace(found[0]).concatenate(found)
+        return Tensor.made(losses.reshape(()) if numbers.ndim == 1 else losses)
+
+    @property
+    def _data(self) -> tuple[Any, Any, float, float]:
+        if self._attached is None:
+            raise OptionError("at: there are no data; attach(images, labels) them first")
+        return self._attached
+
+    def _at_as_always(self, row: Any) -> Any:
+        """Gather a batch, train on it as `__call__` does, and return its loss (1,)."""
+        images, labels, zero, scale = self._data
+        kind = self._parameter.array.dtype.type
+        if on_host(images):
+            x = (images[row].astype(kind) - kind(zero)) / kind(scale)
+        else:  # an index out of range would quietly wrap around there
+            xp = namespace(images)
+            inside = (row >= 0) & (row < len(images))
+            row = xp.where(inside, row, 0)
+            x = (images[row].astype(kind) - kind(zero)) / kind(scale)
+            x = xp.where(inside.reshape(-1, 1, 1, 1), x, xp.asarray(math.nan, dtype=kind))
+        value = self(Tensor.made(x), labels[row])
+        return value.array.reshape(1)
+
+    def _program_for_rows(self, n: int) -> Any:
+        """Return the program that can be replayed for batches of so many attached samples, or None."""
+        images, dtype = self._data[0], self._parameter.array.dtype
+        chain = self._chain
+        if chain is None or chain.engine is None or state.observers or not is_recording() or self._unfit(dtype):
+            return None
+        key = ((n, *images.shape[1:]), dtype, (n,), device_of(images))
+        if key not in self._programs or not chain.holds(self.model, self.loss, self.optimizer):
+            return None
+        self.reason = None
+        return self._program(chain, key)
+
+    # What the device counts
+
+    @property
+    def _parameter(self) -> Any:
+        return self.optimizer.param_groups[0]["params"][0]
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were not taken because a gradient overflowed, with `precision="float16"`; waits."""
+        return 0 if self._chain is None or self._chain.engine is None else self._chain.store.counters()["skipped"]
+
+    @property
+    def loss_scale(self) -> float:
+        """The factor of the loss, with `precision="float16"`; looking at it waits for the device."""
+        return 1.0 if self._chain is None or self._chain.engine is None else self._chain.store.counters()["scale"]
+
+    def _settle(self) -> None:
+        """Let the optimizer know how many steps the device has taken, where it may have skipped some."""
+        chain = self._chain
+        if chain is None or self.precision != "float16":
+            return
+        states = [self.optimizer.state.get(p, {"step": None}) for p in chain.tensors]
+        if any(held["step"] != chain.store.steps for held in states):
+            return  # another update has gone on counting
+        chain.store.steps = chain.store.counters()["steps"]
+        for held in states:
+            held["step"] = chain.store.steps
+
 
 def _unsuitable(x: Any, targets: Any) -> str | None:
     """Return why this call cannot even be looked at, or None."""
@@ -203,8 +406,8 @@ def _unsuitable(x: Any, targets: Any) -> str | None:
         return "recording is off (no_grad)"
     if casting.get() is not None:
         return "autocast chooses the types of ops, and replay computes in that of x"
-    if device_of(x.array).kind != "cpu":
-        return f"x is on {device_of(x.array)}, and replay is for the CPU"
+    if not on_host(x.array) and getattr(kernels(x.array), "engine", None) is None:
+        return f"x is on {device_of(x.array)}, whose kernels cannot be recorded"
     if x.requires_grad:
         return "x requires a gradient"
     if x.array.dtype not in (float32, float64):
@@ -213,6 +416,8 @@ def _unsuitable(x: Any, targets: Any) -> str | None:
         return f"x has shape {x.array.shape}; replay takes non-empty batches (n, features) or (n, c, h, w)"
     if getattr(getattr(targets, "dtype", None), "kind", None) not in ("i", "u") or targets.shape != x.array.shape[:1]:
         return "the labels are not an integer array with one number per sample"
+    if type(targets) is not type(x.array):
+        return "the labels are on another device than x"
     return None
 
 
@@ -264,6 +469,8 @@ class _Chain:
         labels: Any,
         output: Any,
         value: Any,
+        *,
+        precision: str | None = None,
     ) -> None:
         self.modules = list(seen.modules.values())
         for held in self.modules:
@@ -276,8 +483,13 @@ class _Chain:
                 raise NotCapturableError(f"{held.name} changes what it holds when it is called")
         if _edited([x], seen.began):
             raise NotCapturableError("the model edits x in place")
-        _check_loss(loss)
-        if largest_tile(self.layers, x.array.dtype) < FEWEST_SAMPLES:
+        self.ignore = _check_loss(loss)
+        self.device = device_of(x.array)
+        if not on_host(x.array):
+            refused = too_large(self.layers, len(x.array), x.array.dtype)
+            if refused is not None:
+                raise NotCapturableError(refused)
+        elif largest_tile(self.layers, x.array.dtype) < FEWEST_SAMPLES:
             raise NotCapturableError("the buffers of a program would take too much memory for layers of this size")
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for p in self.tensors:
@@ -288,14 +500,24 @@ class _Chain:
         self.dtype = x.array.dtype
         self.model, self.loss = model, loss
         self.groups = [(group, list(group["params"])) for group in optimizer.param_groups]
-        self.store = Parameters([p.array.shape for p in self.tensors], self.dtype)
+        shapes = [p.array.shape for p in self.tensors]
+        self.precision = precision
+        self.store: Any
+        if on_host(x.array):
+            self.store, self.engine = Parameters(shapes, self.dtype), None
+        else:
+            with self.device.context():
+                self.store = DeviceParameters(shapes, self.dtype, self.device.xp, precision)
+            self.engine = kernels(x.array).engine(self.device.index)
         self.moment_views = [self.store.split(m) for m in self.store.moments]
         self.lent: list[tuple[Any, Any]] = []
 
     def equals(self, other: _Chain) -> bool:
         """Return whether another recording found the same layers and parameters."""
-        return self.layers == other.layers and all(
-            a is b for a, b in zip(self.tensors, other.tensors, strict=True)
+        return (
+            self.device == other.device
+            and self.layers == other.layers
+            and all(a is b for a, b in zip(self.tensors, other.tensors, strict=True))
         )  # equal layers have equally many parameters
 
     def holds(self, model: Callable[..., Any], loss: Callable[..., Any], optimizer: Optimizer) -> bool:
@@ -310,11 +532,24 @@ class _Chain:
                 for now, (then, params) in zip(groups, self.groups, strict=True)
             )
             and all(
-                p.requires_grad and not p.hooks and p.array.dtype == self.dtype and p.array.shape == shape
-                for p, shape in zip(self.tensors, self.store.shapes, strict=True)
+                p.requires_grad
+                and not p.hooks
+                and type(p.array) is type(view)
+                and p.array.dtype == self.dtype
+                and p.array.shape == view.shape
+                for p, view in zip(self.tensors, self.store.views, strict=True)
             )
             and all(held.same() for held in self.modules)
         )
+
+    def program(self, batch: int, processes: bool) -> Any:
+        """Return what replays the step for batches of this size."""
+        if self.engine is None:
+            return Program(self.layers, self.store, batch, forking=processes)
+        return DeviceProgram(
+            self.layers, self.store, batch, self.device.kernels, self.engine,
+            precision=self.precision, ignore=self.ignore,
+        )  # fmt: skip
 
     def adopt(self) -> None:
         """Let the parameters live in the flat array, taking over values that were assigned in the meantime.
@@ -338,35 +573,68 @@ class _Chain:
 
     def update_flat(self, optimizer: Optimizer, gradients: Any, program: Program) -> bool:
         """Take one step of Adam over all parameters at once; return False if this is not that simple."""
-        if type(optimizer) not in (Adam, AdamW) or len(optimizer.param_groups) != 1 or "step" in vars(optimizer):
+        options = self.flat_options(optimizer)
+        if options is None:
             return False
-        group = optimizer.param_groups[0]
-        if group["amsgrad"] or group["l1"] or group["maximize"]:
-            return False
+        self.count_steps(optimizer, 1)
+        options["step"] = options.pop("steps") + 1
+        program.adam_step(gradients, **options)
+        return True
+
+    def flat_options(self, optimizer: Optimizer) -> dict[str, Any] | None:
+        """Return the options of Adam and the steps taken so far, and let its state live in the flat arrays.
+
+        None if this is not Adam with one set of options for all parameters.
+        """
+        group = self.flat_group(optimizer)
+        if group is None:
+            return None
         states = [optimizer.state.get(p) for p in self.tensors]
-        if len({0 if held is None else held["step"] for held in states}) != 1:
-            return False
         for p, held, m, v in zip(self.tensors, states, *self.moment_views, strict=True):
             if held is None:
-                m[...] = v[...] = 0
+                m[...] = 0
+                v[...] = 0
                 optimizer.state[p] = {"step": 0, "exp_avg": m, "exp_avg_sq": v}
             elif held["exp_avg"] is not m or held["exp_avg_sq"] is not v:
                 m[...], v[...] = held["exp_avg"], held["exp_avg_sq"]
                 held["exp_avg"], held["exp_avg_sq"] = m, v
+        return {
+            "steps": optimizer.state[self.tensors[0]]["step"],
+            "lr": group["lr"],
+            "beta1": group["betas"][0],
+            "beta2": group["betas"][1],
+            "eps": group["eps"],
+            "weight_decay": group["weight_decay"],
+            "decoupled": group["decoupled_weight_decay"],
+        }
+
+    def flat_group(self, optimizer: Optimizer) -> Any:
+        """Return the options of an Adam whose update can run over the flat arrays, else None."""
+        states = [optimizer.state.get(p) for p in self.tensors]
+        same = len({0 if held is None else held["step"] for held in states}) == 1
+        return _flat_group(optimizer) if same else None
+
+    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
+        """Note that the flat update took so many steps."""
         for p in self.tensors:
-            optimizer.state[p]["step"] += 1
+            optimizer.state[p]["step"] += steps
             p.edited()
-        program.adam_step(
-            gradients,
-            step=optimizer.state[self.tensors[0]]["step"],
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            decoupled=group["decoupled_weight_decay"],
+
+
+def _flat_group(optimizer: Optimizer) -> Any:
+    """Return the only group of an Adam whose update can run over one flat array, else None."""
+    if type(optimizer) not in (Adam, AdamW) or len(optimizer.param_groups) != 1 or "step" in vars(optimizer):
+        return None
+    group = optimizer.param_groups[0]
+    return None if group["amsgrad"] or group["l1"] or group["maximize"] else group
+
+
+def _check_precision(precision: str, array: Any) -> None:
+    if on_host(array):
+        raise OptionError(
+            f"precision={precision!r} is for a model and batches on a GPU, and these are on the CPU, where it would be "
+            "slower than float32; use model.to('cuda') before the optimizer is made, or precision=None"
         )
-        return True
 
 
 def _references(p: Traced) -> int:
@@ -451,16 +719,18 @@ def _edited(values: list[Any], began: int) -> bool:
     return any(isinstance(value, Traced) and value.index > began for value in values)
 
 
-def _check_loss(loss: Callable[..., Any]) -> None:
-    """Raise an error if labels could mean something that the recorded batch did not show.
+def _check_loss(loss: Callable[..., Any]) -> int:
+    """Return the label that the loss ignores; an error if labels could mean what the recorded batch did not show.
 
     A label that is ignored leaves no trace in the graph of a batch without it.
     """
     if type(loss) is CrossEntropyLoss:
         if loss.options["ignore_index"] >= 0:
             raise NotCapturableError("the loss ignores a class of the model")
+        return int(loss.options["ignore_index"])
     elif loss is not cross_entropy:
         raise NotCapturableError("the loss is neither nn.CrossEntropyLoss() nor nn.functional.cross_entropy")
+    return -100
 
 
 def _same(now: Collection[Any], then: list[Any]) -> bool:
@@ -470,7 +740,7 @@ def _same(now: Collection[Any], then: list[Any]) -> bool:
 # From the recorded graph to layers ------------------------------------------------------------------------------------
 
 
-def _lower(value: Any, output: Any, seen: _Recorder, labels: Any, tensors: list[Any]) -> list[Convolution | Linear]:
+def _lower(value: Any, output: Any, seen: _Recorder, labels: Any, tensors: list[Any]) -> list[Any]:
     """Return the layers of a recorded step, first to last, and collect their parameters in `tensors`.
 
     Raises:
@@ -479,15 +749,19 @@ def _lower(value: Any, output: Any, seen: _Recorder, labels: Any, tensors: list[
     if not isinstance(value, Traced) or value.node is None:
         raise NotCapturableError("the loss was not recorded")
     count = len(nodes_from([value]))
-    if seen.ops != count:
+    # On a device the number of labels that count is computed too, which needs no gradient and so is in no graph.
+    beside = 0 if on_host(value.array) else 1
+    if seen.ops != count + beside:
         raise NotCapturableError(f"the step runs {seen.ops} ops, but its loss depends on {count} of them")
     steps = _Walk(value)
     logits = steps.cross_entropy(labels)
     if logits is not output:
         raise NotCapturableError("the loss is not the cross-entropy of what the model returned")
-    layers: list[Convolution | Linear] = []
+    layers: list[Convolution | Linear | Dropout] = []
     while steps.value is not seen.start:
-        if steps.name == "reshape" and layers and isinstance(layers[0], Linear):
+        if steps.name == "dropout" and layers:
+            layers.insert(0, steps.dropout())
+        if steps.name == "reshape" and layers and isinstance(layers[0], (Linear, Dropout)):
             steps.flattening()
         layers.insert(0, steps.layer(tensors))
     if steps.taken != count:
@@ -525,6 +799,8 @@ class _Walk:
 
     def cross_entropy(self, labels: Any) -> Any:
         """Take mean(−pick(log_softmax(logits), labels)) and return the logits."""
+        if not on_host(self.value.array):
+            return self._counted_cross_entropy()
         axis = self.take("mean").options.get("axis")
         if axis not in (None, 0, (0,)):
             raise NotCapturableError("the loss is not the mean over the batch")
@@ -532,6 +808,23 @@ class _Walk:
         picked = self.take("pick").inputs or ()
         if picked[1] is not labels and picked[1] is not getattr(labels, "array", None):
             raise NotCapturableError("the loss does not use the labels as they were given")
+        if self.take("log_softmax").options["axis"] % 2 != 1:
+            raise NotCapturableError("log_softmax is not along the classes")
+        return self.value
+
+    def _counted_cross_entropy(self) -> Any:
+        """Take Σ(−pick(log_softmax(logits), labels) · counted) / Σ counted, as on a device, and return the logits.
+
+        Labels are looked at by no one there, so those that are ignored are always taken out. What stands in the place
+        of the labels was computed of them; that it was is known of the loss, see `_check_loss`.
+        """
+        try:
+            for name in ("div", "sum", "mul", "neg", "pick"):
+                node = self.take(name)
+                if name == "sum" and node.options.get("axis") is not None:
+                    raise NotCapturableError("the loss is not the mean over the batch")
+        except NotCapturableError as error:
+            raise NotCapturableError("the loss is not the plain mean of the cross-entropy over the batch") from error
         if self.take("log_softmax").options["axis"] % 2 != 1:
             raise NotCapturableError("log_softmax is not along the classes")
         return self.value
@@ -549,6 +842,16 @@ class _Walk:
         before = self.value.array.shape
         if len(before) != 4 or node.output.shape != (before[0], before[1] * before[2] * before[3]):
             raise NotCapturableError("a reshape is not that of flattening images")
+
+    def dropout(self) -> Dropout:
+        """Take a dropout by `nn.Dropout`, which draws anew at every step, as replay does."""
+        node = self.take("dropout")
+        module = None if node.scope is None else node.scope.module
+        if on_host(self.value.array):
+            raise NotCapturableError("dropout is replayed on a GPU only")
+        if type(module) is not DropoutLayer or len(self.value.array.shape) != 2:
+            raise NotCapturableError("a dropout is not that of nn.Dropout on (n, features)")
+        return Dropout(float(module.p))
 
     def layer(self, tensors: list[Any]) -> Convolution | Linear:
         """Take one layer: its activation and pool, in either order, then a linear layer or a convolution."""

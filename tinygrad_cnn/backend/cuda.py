@@ -65,6 +65,12 @@ def _set_generator_state(generator: Any, state: dict[str, Any]) -> None:
     memory.set(given)
 
 
+def _engine(index: int) -> Any:
+    from .cuda_graph import Engine
+
+    return Engine(index)
+
+
 def backend() -> Backend:
     """Describe CuPy to the device layer."""
     runtime = Runtime(
@@ -72,7 +78,7 @@ def backend() -> Backend:
         stream=lambda: int(cupy.cuda.get_current_stream().ptr),
         device=cupy.cuda.get_device_id,
     )
-    table = CudaKernels(cupy, erf, cupy.RawModule, lambda: Cudnn(cupy, runtime))
+    table = CudaKernels(cupy, erf, cupy.RawModule, _engine, lambda: Cudnn(cupy, runtime))
     return Backend(
         kind="cuda",
         array_type=cupy.ndarray,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .convolution_engines import ENGINES, Cudnn, engine_for
+from .device import counter_key
 from .device_kernels import DeviceKernels
 from .geometry import Padding, Pair, positions
 
@@ -26,18 +27,27 @@ _MOST_BLOCKS = 4096
 
 
 class CudaKernels(DeviceKernels):
-    """Kernels in CUDA C for float32 and float64; other types take the way of `DeviceKernels`."""
+    """Kernels in CUDA C for float32 and float64; other types take the way of `DeviceKernels`.
+
+
+    Args:
+        engine: makes what records and replays launches on a device, by its number; see `device_program`.
+        make_cudnn: makes the access to cuDNN; called when that is first asked for.
+    """
 
     def __init__(
         self,
         xp: Any,
         erf: Callable[[Any], Any],
         raw_module: Callable[..., Any],
+        engine: Callable[[int], Any] | None = None,
         make_cudnn: Callable[[], Cudnn] | None = None,
     ) -> None:
         super().__init__(xp, erf)
         self.raw_module = raw_module
-        self._modules: dict[str, Any] = {}
+        self.engine = engine
+        self._modules: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
+        self._functions: dict[tuple[str, Any], Any] = {}
         self._make_cudnn = make_cudnn
         self._cudnn: Cudnn | None = None
 
@@ -48,7 +58,7 @@ class CudaKernels(DeviceKernels):
             self._cudnn = self._make_cudnn()
         return self._cudnn
 
-    def _engine(self, products: int, *arrays: Any) -> str:
+    def _convolution_engine(self, products: int, *arrays: Any) -> str:
         """Return the engine for a convolution of these arrays: "direct" and "cudnn" only if they take them."""
         found = engine_for(products, ("direct", "cudnn", "gemm"))
         if found == "direct" and not self._ready(*arrays):
@@ -57,14 +67,24 @@ class CudaKernels(DeviceKernels):
             return "gemm"
         return found
 
-    def _launch(self, name: str, dtype: Any, blocks: int, *arguments: Any, threads: int = _THREADS) -> None:
-        real = _REAL[np.dtype(dtype)]
-        module = self._modules.get(real)
+    def module(self, names: tuple[str, ...], options: tuple[str, ...]) -> Any:
+        """Return the texts of these files, one after the other, compiled with these options; once."""
+        key = names, options
+        module = self._modules.get(key)
         if module is None:
-            text = files(__package__).joinpath("kernels.cu").read_text(encoding="utf-8")
-            module = self._modules[real] = self.raw_module(code=text, options=(f"-DREAL={real}",))
+            folder = files(__package__)
+            text = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+            module = self._modules[key] = self.raw_module(code=text, options=options)
+        return module
+
+    def _launch(self, name: str, dtype: Any, blocks: int, *arguments: Any, threads: int = _THREADS) -> None:
+        key = name, dtype
+        function = self._functions.get(key)
+        if function is None:
+            module = self.module(("philox.cu", "kernels.cu"), (f"-DREAL={_REAL[np.dtype(dtype)]}",))
+            function = self._functions[key] = module.get_function(name)
         sized = tuple(np.int32(a) if isinstance(a, int) else a for a in arguments)
-        module.get_function(name)((max(1, min(blocks, _MOST_BLOCKS)),), (threads,), sized)
+        function((max(1, min(blocks, _MOST_BLOCKS)),), (threads,), sized)
 
     def _ready(self, *arrays: Any) -> bool:
         """Return whether the arrays share a float type that is compiled for, and none is empty."""
@@ -77,7 +97,7 @@ class CudaKernels(DeviceKernels):
         """Return the correlation of x with weight, plus bias."""
         given = (x, weight) if bias is None else (x, weight, bias)
         options: Any = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        engine = self._engine(math.prod(weight.shape[1:]), *given)
+        engine = self._convolution_engine(math.prod(weight.shape[1:]), *given)
         if engine == "cudnn" and self.cudnn is not None:
             y = self.cudnn.conv2d(x, weight, **options)
             if y is not None:
@@ -109,7 +129,7 @@ class CudaKernels(DeviceKernels):
         """Return the gradient of the input: every g times the kernel, added to its patch."""
         (n, o, oh, ow), (_, cg, kh, kw), (h, w) = g.shape, weight.shape, size
         given: Any = {"size": size, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        engine = self._engine(cg * kh * kw, g, weight)
+        engine = self._convolution_engine(cg * kh * kw, g, weight)
         if engine == "cudnn" and self.cudnn is not None:
             gx = self.cudnn.conv2d_input_gradient(g, weight, **given)
             if gx is not None:
@@ -137,7 +157,7 @@ class CudaKernels(DeviceKernels):
         """Return the gradient of the weight: every patch times the g computed from it, summed."""
         (n, c, h, w), (_, o, oh, ow), (kh, kw) = x.shape, g.shape, kernel
         given: Any = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        engine = self._engine(c // groups * kh * kw, x, g)
+        engine = self._convolution_engine(c // groups * kh * kw, x, g)
         if engine == "cudnn" and self.cudnn is not None:
             gw = self.cudnn.conv2d_weight_gradient(x, g, **given)
             if gw is not None:
@@ -193,6 +213,17 @@ class CudaKernels(DeviceKernels):
             int(ties == "split"),
         )
         return gx
+
+    def keep_mask(self, shape: tuple[int, ...], p: float) -> Any:
+        """Return whether each element stays if each is dropped with probability p, by Philox 4x32-10."""
+        mask = self.xp.empty(shape, dtype=np.bool_)
+        if mask.size:
+            key = counter_key()
+            signed = np.uint64(key.value).astype(np.int64)
+            blocks = -(-mask.size // (4 * _THREADS))
+            call = np.int64(key.next_call(self))
+            self._launch("keep_mask", np.float32, blocks, mask, np.int64(mask.size), np.float64(p), signed, call)
+        return mask
 
     def softmax_cross_entropy(self, logits: Any, labels: Any) -> tuple[Any, Any]:
         """Return (-log p[label] per sample, log p) of (N, K) logits; a label that is no class gives NaN."""
@@ -262,5 +293,5 @@ class CudaKernels(DeviceKernels):
         rate, root = lr / (1 - beta1**step), (1 - beta2**step) ** 0.5
         coupled = 0.0 if decoupled else weight_decay
         keep = 1 - lr * weight_decay if decoupled else 1.0
-        numbers = (kind(number) for number in (rate, root, beta1, beta2, eps, coupled, keep))
+        numbers = (kind(a) for a in (rate, root, beta1, beta2, 1 - beta1, 1 - beta2, eps, coupled, keep))
         self._launch("adam_step", p.dtype, -(-p.size // _THREADS), p, g, m, v, *numbers, np.int64(p.size))

@@ -16,6 +16,7 @@ from ..errors import DeviceError
 __all__ = [
     "Backend",
     "Device",
+    "counter_key",
     "current_device",
     "device_of",
     "generator",
@@ -239,12 +240,43 @@ def manual_seed(seed: int) -> None:
 
     The CPU generator is NumPy's PCG64. Without this call it starts from fresh entropy.
     """
-    global _seed
+    global _seed, _counter_key
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise DeviceError(f"manual_seed() takes a whole number from 0 on, got {seed!r}")
     with _generators_lock:
-        _seed = int(seed)
+        _seed, _counter_key = int(seed), None
         _generators.clear()
+
+
+_counter_key: Any = None
+
+
+def counter_key() -> Any:
+    """Return the key of kernels that make random numbers of a counter: an object whose `value` is 64 random bits.
+
+    `manual_seed()` makes another object, so who counts knows by it when to begin anew. No generator draws these bits.
+    """
+    global _counter_key
+    with _generators_lock:
+        if _counter_key is None:
+            sequence = np.random.SeedSequence(_seed, spawn_key=(1,))
+            _counter_key = _CounterKey(int(sequence.generate_state(1, np.uint64)[0]))
+        return _counter_key
+
+
+class _CounterKey:
+    """64 random bits, and how often each device has drawn with them."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+        self._calls: dict[Any, int] = {}
+
+    def next_call(self, table: Any) -> int:
+        """Return how many times this was called before for a table of kernels."""
+        with _generators_lock:
+            number = self._calls.get(id(table), 0)
+            self._calls[id(table)] = number + 1
+        return number
 
 
 def generator(device: Device | None = None) -> Any:

@@ -3,6 +3,14 @@
 // Arrays are contiguous (N, C, H, W). Every kernel gathers: one thread or block owns one result and adds in a fixed
 // order, so nothing is added atomically and two runs are bit-equal. Loops run over a grid of any size.
 
+// The compiler that CuPy uses knows no header, so no INFINITY and NAN either.
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+#ifndef NAN
+#define NAN __int_as_float(0x7fffffff)
+#endif
+
 #define EACH(i, n) \
     for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (n); i += (long long)gridDim.x * blockDim.x)
 
@@ -178,14 +186,25 @@ extern "C" __global__ void softmax_cross_entropy_gradient(const REAL* __restrict
     }
 }
 
-// Adam in one pass over p, m and v: Kingma & Ba, Algorithm 1. `rate` is lr / (1 - beta1^t), `root` is sqrt(1 - beta2^t).
+// mask[i]: whether element i stays when each is dropped with probability p; four elements per thread. The counter is
+// (number of the four, number of the call), the key comes from the seed.
+extern "C" __global__ void keep_mask(bool* __restrict__ mask, long long n, double p, long long key, long long call) {
+    EACH(t, (n + 3) / 4) {
+        Words words = philox((unsigned)t, (unsigned)(t >> 32), (unsigned)call, (unsigned)(call >> 32), (unsigned)key,
+                             (unsigned)(key >> 32));
+        for (int i = 0; i < 4 && t * 4 + i < n; i++) mask[t * 4 + i] = at_least(words.at[i], p);
+    }
+}
+
+// Adam in one pass over p, m and v: Kingma & Ba, Algorithm 1. `rate` is lr / (1 - beta1^t), `root` is sqrt(1 - beta2^t),
+// and rest1 and rest2 are 1 - beta1 and 1 - beta2, which would lose digits if they were subtracted as float.
 extern "C" __global__ void adam_step(REAL* __restrict__ p, const REAL* __restrict__ g, REAL* __restrict__ m,
-                                     REAL* __restrict__ v, REAL rate, REAL root, REAL beta1, REAL beta2, REAL eps,
-                                     REAL coupled, REAL keep, long long n) {
+                                     REAL* __restrict__ v, REAL rate, REAL root, REAL beta1, REAL beta2, REAL rest1,
+                                     REAL rest2, REAL eps, REAL coupled, REAL keep, long long n) {
     EACH(i, n) {
         REAL before = p[i] * keep, grad = g[i] + coupled * p[i];
-        REAL mi = m[i] = beta1 * m[i] + (1 - beta1) * grad;
-        REAL vi = v[i] = beta2 * v[i] + (1 - beta2) * grad * grad;
-        p[i] = before - rate * mi / (sqrt(vi) / root + eps);
+        REAL mi = m[i] = beta1 * m[i] + rest1 * grad;
+        REAL vi = v[i] = beta2 * v[i] + rest2 * grad * grad;
+        p[i] = before - rate * (mi / (sqrt(vi) / root + eps));
     }
 }

@@ -512,8 +512,12 @@ def _dropped(x: Any, p: float, training: bool, shape: Any) -> Any:
     if not training or p == 0:
         return x
     xp = xp_of(x)
-    draw = generator(device_of(x.array)).random(size=x.shape if shape is None else shape, dtype=float32)
-    mask = draw >= p
+    shape_drawn = x.shape if shape is None else shape
+    keep_mask = getattr(kernels(x.array), "keep_mask", None)
+    if keep_mask is not None:
+        mask = keep_mask(shape_drawn, p)
+    else:
+        mask = generator(device_of(x.array)).random(size=shape_drawn, dtype=float32) >= p
     if shape is not None:
         mask = xp.ascontiguousarray(xp.broadcast_to(mask, x.shape))
     return ops.dropout(x, Tensor.made(mask), scale=0.0 if p == 1 else 1 / (1 - p))

@@ -138,7 +138,7 @@ class Optimizer:
 
     def _arranged(self, number: int, params: list[Tensor]) -> list[Any]:
         """Return the parameters of a group that have a gradient, small ones in bundles; kept from step to step."""
-        key = tuple((id(p), p.array.dtype) for p in params)
+        key = tuple((id(p), p.array.dtype, type(p.array)) for p in params)
         before = self._arrangements.get(number)
         if before is not None and before[0] == key:
             items = before[1]
