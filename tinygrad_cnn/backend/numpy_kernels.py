@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from . import rows, winograd
-from .channels import batch_moments, batch_norm, batch_norm_gradients, chosen, relu, relu_gradient
+from .channels import batch_norm, batch_norm_gradients, chosen, relu, relu_gradient
 from .geometry import Padding, Pair, positions, window_padding
 from .threads import in_parts
 from .workspaces import keep_freed_memory
@@ -28,7 +28,6 @@ __all__ = [
     "adam_step",
     "avg_pool2d",
     "avg_pool2d_input_gradient",
-    "batch_moments",
     "batch_norm",
     "batch_norm_gradients",
     "conv2d",
