@@ -231,7 +231,12 @@ class Op:
             output = xp.asarray(output)  # NumPy's arithmetic returns scalars where an array has no axes
         if traced is None:
             result = output
-        elif requires_grad and state.recording and output.dtype.kind in _FLOATS and self._passes_gradient(inputs):
+        elif (
+            requires_grad
+            and state.recording
+            and output.dtype.kind in _FLOATS
+            and (self._passes_gradient(inputs) if self.constants else self.vjps)
+        ):
             index = next_index()
             node = Node(self, inputs, options, output, index, state.scope)
             if exposed or foreign:
@@ -319,8 +324,6 @@ class Op:
 
     def _passes_gradient(self, inputs: tuple[Any, ...]) -> bool:
         """Whether some input that requires a gradient has a rule."""
-        if not self.constants:
-            return bool(self.vjps)
         return any(isinstance(x, Traced) and x.requires_grad and self.rule(i) is not None for i, x in enumerate(inputs))
 
     def _explain(self, error: Exception, inputs: tuple[Any, ...], arrays: list[Any], options: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .threads import in_parts
 
-__all__ = ["batch_moments", "batch_norm", "batch_norm_gradients", "chosen", "relu", "relu_gradient"]
+__all__ = ["batch_norm", "batch_norm_gradients", "chosen", "relu", "relu_gradient"]
 
 Array = np.ndarray[Any, Any]
 
@@ -52,10 +52,6 @@ class _Blocks:
         for start in range(first, last, self.step):
             yield slice(start, min(start + self.step, last))
 
-    def buffer(self, dtype: Any) -> Array:
-        """Return memory for one block."""
-        return np.empty((self.shape[0], min(self.step, self.shape[1]), self.shape[2]), dtype)
-
 
 def _blocks(x: Array, *others: Array | None) -> _Blocks | None:
     """Return how to cut x and arrays of its type, or None where plain expressions do as well."""
@@ -91,36 +87,22 @@ def _centre(x: Array, out: Array) -> tuple[Array, Array]:
     return mean, _dots(out, out) / x.dtype.type(count)
 
 
-def batch_moments(x: Array) -> tuple[Array, Array] | None:
-    """Return mean and variance (divided by n) per channel of (N, C, ...), or None where there is no fast way."""
-    blocks = _blocks(x)
-    if blocks is None:
-        return None
-    seen = blocks.view(x)
-    mean, variance = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
+def batch_norm(x: Array, weight: Array | None, bias: Array | None, *, eps: float) -> tuple[Array, Array, Array] | None:
+    """Return y, mean and variance, or None where there is no fast way.
 
-    def task(first: int, last: int) -> None:
-        buffer = blocks.buffer(x.dtype)
-        for part in blocks.cut(first, last):
-            block = seen[:, part]
-            mean[part], variance[part] = _centre(block, buffer[:, : block.shape[1]])
-
-    in_parts(task, x.shape[1], x.size * _PASSES)
-    return mean, variance
-
-
-def batch_norm(x: Array, weight: Array | None, bias: Array | None, *, eps: float) -> Array | None:
-    """Return (x - μ) / √(σ² + eps) · weight + bias per channel of (N, C, ...), or None where there is no fast way."""
+    y = (x - μ) / √(σ² + eps) · weight + bias per channel of (N, C, ...), with the variance σ² divided by n.
+    """
     blocks = _blocks(x, weight, bias)
     if blocks is None:
         return None
     seen, y = blocks.view(x), np.empty(blocks.shape, x.dtype)
+    mean, variance = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
 
     def task(first: int, last: int) -> None:
         for part in blocks.cut(first, last):
             out = y[:, part]
-            _, variance = _centre(seen[:, part], out)
-            scale = 1 / np.sqrt(variance + eps)
+            mean[part], variance[part] = _centre(seen[:, part], out)
+            scale = 1 / np.sqrt(variance[part] + eps)
             if weight is not None:
                 scale *= weight[part]
             out *= scale[:, None]
@@ -128,7 +110,7 @@ def batch_norm(x: Array, weight: Array | None, bias: Array | None, *, eps: float
                 out += bias[part, None]
 
     in_parts(task, x.shape[1], x.size * _PASSES)
-    return blocks.like(y)
+    return blocks.like(y), mean, variance
 
 
 def batch_norm_gradients(g: Array, x: Array, weight: Array | None, *, eps: float) -> tuple[Array, Array, Array] | None:

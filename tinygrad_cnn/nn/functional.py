@@ -8,11 +8,12 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from .. import ops
-from ..backend import finfo, float32, generator, is_float, is_half, kernels, on_host, widened
+from ..backend import finfo, float32, generator, is_float, is_half, on_host, widened
 from ..backend.device import device_of
 from ..errors import DataError, DTypeError, OptionError, ShapeError
 from ..graph import Traced, casting
 from ..ops.convolution import conv_output_size, pads, resolve_padding
+from ..ops.normalisation import batch_norm_and_moments
 from ..ops.rules import pair, raw, xp_of
 from ..tensor import Tensor
 
@@ -562,11 +563,11 @@ def batch_norm(
         n = math.prod(x.shape[a] for a in axes)
         if n < 2 and training:
             raise ShapeError(f"batch_norm: training needs more than one value per channel, got input {tuple(x.shape)}")
+        y, mean, var = batch_norm_and_moments(x, weight, bias, eps)
         if training and running_mean is not None and running_var is not None:
-            mean, var = _moments(widened(x.array), axes)
             _move(running_mean, mean, momentum)
             _move(running_var, var * (n / (n - 1)), momentum)
-        return ops.batch_norm(x, weight, bias, eps=eps)
+        return y
     else:
         # One scale and one shift per channel, from the running averages: x / √(σ² + eps) - μ / √(σ² + eps).
         scale = (running_var + eps) ** -0.5
@@ -574,12 +575,6 @@ def batch_norm(
     if weight is None:
         return y if bias is None else y + _per_channel(x, bias)
     return ops.scale_shift(y, weight, *(() if bias is None else (bias,)))
-
-
-def _moments(array: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
-    fast = getattr(kernels(array), "batch_moments", None)
-    found = None if fast is None else fast(array)
-    return (array.mean(axis=axes), array.var(axis=axes)) if found is None else found
 
 
 def _move(running: Tensor, batch: Any, momentum: float) -> None:

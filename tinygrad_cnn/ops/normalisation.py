@@ -7,6 +7,7 @@ the gradient of x needs two passes over it.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from .reductions import mean
 from .reductions import sum as sum_of
 from .rules import axes_of, normal_axes, per_input_element, reduced_shape
 
-__all__ = ["batch_norm", "inverse_deviation", "scale_shift", "standardise"]
+__all__ = ["batch_norm", "batch_norm_and_moments", "inverse_deviation", "scale_shift", "standardise"]
 
 Shape = tuple[int, ...]
 
@@ -180,16 +181,44 @@ def batch_norm(xp: Any, x: Any, weight: Any = None, bias: Any = None, *, eps: fl
     """
     _batch_shape(x.shape, None if weight is None else weight.shape, None if bias is None else bias.shape, eps=eps)
     fast = getattr(kernels(x), "batch_norm", None)
-    y = None if fast is None else fast(x, weight, bias, eps=eps)
-    if y is not None:
-        return y
-    spread = (1, -1) + (1,) * (x.ndim - 2)
-    axes = (0, *range(2, x.ndim))
-    y = x - x.mean(axis=axes, keepdims=True)
-    y /= xp.sqrt((y * y).mean(axis=axes, keepdims=True) + eps)
-    if weight is not None:
-        y = y * weight.reshape(spread)
-    return y if bias is None else y + bias.reshape(spread)
+    found = None if fast is None else fast(x, weight, bias, eps=eps)
+    if found is not None:
+        y, average, variance = found
+    else:
+        spread = (1, -1) + (1,) * (x.ndim - 2)
+        axes = (0, *range(2, x.ndim))
+        average = x.mean(axis=axes)
+        y = x - average.reshape(spread)
+        variance = (y * y).mean(axis=axes)
+        y /= xp.sqrt(variance.reshape(spread) + eps)
+        if weight is not None:
+            y = y * weight.reshape(spread)
+        if bias is not None:
+            y = y + bias.reshape(spread)
+    if _asked.moments is _WANTED:
+        _asked.moments = average, variance
+    return y
+
+
+class _Asked(threading.local):
+    """Whether somebody wants the moments that `batch_norm` computes on its way, and then these moments."""
+
+    moments: tuple[Any, Any] | None = None
+
+
+_WANTED: tuple[Any, Any] = (None, None)
+_asked = _Asked()
+
+
+def batch_norm_and_moments(x: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any, Any]:
+    """Return `batch_norm` and the arrays of mean and variance (divided by n) of each channel, without another pass."""
+    _asked.moments = _WANTED
+    try:
+        y = batch_norm(x, weight, bias, eps=eps)
+        average, variance = _asked.moments
+    finally:
+        _asked.moments = None
+    return y, average, variance
 
 
 def _standard(x: Any, eps: float) -> Any:
