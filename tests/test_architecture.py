@@ -209,7 +209,7 @@ def test_the_public_names_are_pinned():
 
 def test_importing_the_package_imports_no_heavy_or_optional_library():
     code = (
-        "import sys, tinygrad_cnn; heavy = 'matplotlib graphviz rich PIL cupy torch tinygrad_cnn.viz'.split(); "
+        "import sys, tinygrad_cnn; heavy = 'matplotlib graphviz rich PIL cupy cudnn torch tinygrad_cnn.viz'.split(); "
         "print([m for m in heavy if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,6 +1,7 @@
 """Which way a GPU computes a convolution; cuDNN called as its package wants it; columns in parts of bounded memory."""
 
 import sys
+import threading
 import types
 
 import numpy as np
@@ -92,6 +93,17 @@ def test_a_plan_is_made_once_per_shape_and_runs_on_the_current_stream():
     cudnn.conv2d(x, weight, **{**PLAIN, "stride": (2, 2)})
     assert len(module.graphs) == 2
     assert [stream for _, _, stream in module.runs] == [77] * 4
+
+
+def test_handles_and_plans_belong_to_a_thread():
+    module = FakeCudnn()
+    cudnn = engine(module)
+    x, weight = over(np.ones((2, 3, 6, 6), np.float32), np.ones((4, 3, 3, 3), np.float32))
+    threads = [threading.Thread(target=lambda: cudnn.conv2d(x, weight, **PLAIN)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    assert (len(module.handles), len(module.graphs), len(module.runs)) == (2, 2, 2)
 
 
 def test_arrays_in_any_memory_order_are_handed_over_contiguous():

@@ -5,6 +5,7 @@ mixes arrays of two libraries, or waits for the device where it must not.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,32 @@ def test_new_tensors_are_made_where_use_device_says():
     assert tg.zeros(2).device.kind == "cpu"
 
 
+def test_what_exists_stays_where_it_is_whatever_use_device_says():
+    model, x = nn.Linear(2, 3), Tensor([1.0, 2.0])
+    there = nn.Linear(2, 3, device="standin")
+    with tg.use_device("standin"):
+        assert {t.device.kind for t in model.state_dict().values()} == {"cpu"}
+        assert Tensor(x).device.kind == Tensor([x, x]).device.kind == "cpu"
+        assert model(np.ones(2, np.float32)).device.kind == "cpu"  # a plain array goes where the weights are
+        assert (x * 2).device.kind == x.detach().clone().device.kind == "cpu"
+        assert Tensor(np.ones(2)).device.kind == "standin"
+        x.data = np.zeros(2)
+        assert x.device.kind == "cpu"
+    assert there(np.ones(2, np.float32)).device.kind == "standin"
+    assert {t.device.kind for t in there.state_dict().values()} == {"standin"}
+    loss = F.cross_entropy(there(np.ones((2, 2), np.float32)), np.array([0, 1]), np.ones(3))
+    assert loss.device.kind == "standin"
+    assert F.mse_loss(np.ones(3), Tensor([1.0, 2.0, 3.0], device="standin")).device.kind == "standin"
+    there.weight.data = np.ones((3, 2))
+    there.bias.copy_(Tensor([1.0, 2.0, 3.0]))
+    assert there.weight.device.kind == there.bias.device.kind == "standin"
+    rows = tg.zeros(3, 2, device="standin")
+    rows[[0, 2]] = np.ones((2, 2))
+    assert rows.tolist() == [[1, 1], [0, 0], [1, 1]]
+    with pytest.raises(DeviceError, match="cannot write values on cpu into a tensor on standin:0"):
+        rows[0] = x
+
+
 def test_layers_with_state_work_on_the_device():
     tg.manual_seed(0)
     model = nn.Sequential(
@@ -237,6 +264,32 @@ def test_cuda_without_cupy_or_without_a_gpu_names_the_remedy():
             pytest.skip("this machine has a GPU")
         with pytest.raises(DeviceError, match="finds no NVIDIA GPU"):
             Device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (None, "needs CuPy, which is not installed: pip install"),
+        ("raise ImportError('libnvrtc.so.13: cannot open shared object file\\nmore')", "cannot be imported .libnvrtc"),
+    ],
+)
+def test_a_missing_or_broken_cupy_is_a_clear_error(module, message, monkeypatch, tmp_path):
+    from tinygrad_cnn.backend import device
+
+    monkeypatch.delitem(device._by_kind, "cuda", raising=False)
+    monkeypatch.delitem(sys.modules, "tinygrad_cnn.backend.cuda", raising=False)
+    monkeypatch.delattr("tinygrad_cnn.backend.cuda", raising=False)
+    for name in [name for name in sys.modules if name.split(".")[0] in ("cupy", "cupyx")]:
+        monkeypatch.delitem(sys.modules, name)
+    if module is None:
+        monkeypatch.setitem(sys.modules, "cupy", None)
+    else:
+        (tmp_path / "cupy.py").write_text(module + "\n", encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DeviceError, match=message):
+        Device("cuda")
+    with pytest.raises(DeviceError, match=message):
+        tg.zeros(2).to("cuda")
 
 
 def test_ops_of_plain_device_arrays_compute_without_recording():

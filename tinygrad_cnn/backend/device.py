@@ -336,6 +336,11 @@ def _load_cuda() -> None:
             "device 'cuda' needs CuPy, which is not installed: "
             "pip install 'tinygrad-cnn[cuda13]' (or [cuda12], as your driver has it), or use device 'cpu'"
         ) from error
+    except ImportError as error:
+        raise DeviceError(
+            f"device 'cuda': CuPy is installed, but cannot be imported ({str(error).strip().splitlines()[0]}); "
+            "use device 'cpu', or install the CuPy that fits your driver: 'tinygrad-cnn[cuda13]' or [cuda12]"
+        ) from error
     register(cuda.backend())
 
 

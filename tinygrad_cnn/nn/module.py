@@ -340,7 +340,7 @@ class Module:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return path -> copy of every parameter and buffer, with PyTorch's names."""
-        return {name: Tensor(tensor.array) for name, tensor in self.named_tensors()}
+        return {name: Tensor(tensor.array, device=tensor.device) for name, tensor in self.named_tensors()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> tuple[list[str], list[str]]:
         """Take over the values of a state dict. Either everything fits and is loaded, or nothing is changed.
