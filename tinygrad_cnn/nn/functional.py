@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from .. import ops
-from ..backend import finfo, float32, generator, is_float, is_half, on_host, widened
+from ..backend import finfo, float32, generator, is_float, is_half, kernels, on_host
 from ..backend.device import device_of
 from ..errors import DataError, DTypeError, OptionError, ShapeError
 from ..graph import Traced, casting
