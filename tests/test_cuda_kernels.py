@@ -186,7 +186,7 @@ def test_a_missing_barrier_is_found():
     worst = 0.0
     for seed in range(3):
         table = cuda_kernels.CudaKernels(
-            np, None, lambda code, options, seed=seed: CpuModule(broken, options, seed=seed)
+            np, None, lambda code, options, seed=seed: CpuModule(code.replace(text, broken), options, seed=seed)
         )
         worst = max(worst, float(np.abs(table.conv2d_weight_gradient(x, g, **plain) - right).max()))
     assert worst > 1e-3

@@ -15,7 +15,8 @@ from .layout import Frame, Layout, Point, layout
 
 __all__ = ["Placed", "box_size", "escape", "framed", "place", "to_svg", "wrap_dot"]
 
-FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
+# Those after Arial have nearly its widths, which is what boxes are measured with.
+FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans Condensed', sans-serif"
 TITLE_SIZE = 13.0
 LINE_SIZE = 11.0
 _LINE_HEIGHT = 14.0
@@ -38,7 +39,7 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
     total = 0
     for c in text:
         total += _WIDTH.get(c) or (1000 if unicodedata.east_asian_width(c) in "WF" else 600)
-    return total * size / 1000 * (1.08 if bold else 1.0)
+    return total * size / 1000 * (1.14 if bold else 1.0)
 
 
 def box_size(box: Box) -> tuple[float, float]:
