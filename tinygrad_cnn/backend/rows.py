@@ -33,7 +33,7 @@ Pair = tuple[int, int]
 Piece = tuple[int, int, int, int]  # first and last band, first and last column of outputs
 
 _WORKSPACE = 1 << 18  # elements of a workspace: 1 MiB of float32, half of a usual L2 cache
-_SMALL = 1  # multiplications below which threads are not worth waking
+_SMALL = 100_000_000  # multiplications below which two threads hinder each other more than they help
 _COPYING = 4  # numbers computed with in the time of copying one in short runs
 _FEW_ROWS = 48  # KH · C below which columns beat views
 

@@ -169,7 +169,7 @@ class _Helper:
 # The threads of the kernels. Callers in several threads take turns.
 shared = Crew()
 
-_WORTH = 1 << 20  # elements below which threads are not worth waking
+_WORTH = 6_000_000  # elements below which threads hinder each other more than they help
 
 
 def in_parts(task: Callable[[int, int], Any], count: int, elements: int) -> None:
