@@ -9,10 +9,14 @@ import platform
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 __all__ = ["Result", "compare", "machine", "medians", "versions"]
+
+
+_PAUSE = 0.05  # seconds between the turns of two contestants
+_TURN = 0.08  # seconds of a turn
 
 
 @dataclass
@@ -62,23 +66,26 @@ def compare(
     contestants: dict[str, Callable[[], Any]],
     seconds: float,
     *,
-    warm_up: int = 3,
+    warm_up: int = 5,
     turns: int = 5,
     clock: Callable[[], float] = perf_counter,
 ) -> dict[str, list[float]]:
     """Return the times in seconds of every call, contestants taking turns until the time is used up.
 
-    Each turn repeats a call for about 50 ms, so that caches and clocks are those of steady work. There are at least
-    `turns` turns, of which a slow contestant makes one call each. `clock` tells the time: that on the wall, or
+    Each turn repeats a call for 80 ms, of which the first 20 are not counted, so that caches and clocks are those of
+    steady work. Before it there is a pause, because the threads of BLAS and of OpenMP go on looking for work for some
+    20 ms, on a processor that the next contestant needs. There are at least `turns` turns, of which a slow contestant
+    makes one call each. `clock` tells the time: that on the wall, or
     `time.process_time`, the time of the processor, which other processes take nothing from.
     """
-    repeats = {}
+    slow = set()
     for name, call in contestants.items():
         for _ in range(warm_up):
             call()
         started = perf_counter()
         call()
-        repeats[name] = max(1, min(50, int(0.05 / max(1e-9, perf_counter() - started))))
+        if perf_counter() - started > _TURN:
+            slow.add(name)
     times: dict[str, list[float]] = {name: [] for name in contestants}
     collecting = gc.isenabled()
     gc.disable()
@@ -86,10 +93,16 @@ def compare(
         end, done = perf_counter() + seconds, 0
         while perf_counter() < end or done < turns:
             for name, call in contestants.items():
-                for _ in range(repeats[name]):
+                sleep(_PAUSE)
+                begun = perf_counter()
+                while name not in slow and perf_counter() < begun + _TURN / 4:
+                    call()
+                while True:
                     started = clock()
                     call()
                     times[name].append(clock() - started)
+                    if name in slow or perf_counter() > begun + _TURN:
+                        break
             done += 1
             gc.collect(0)
     finally:
