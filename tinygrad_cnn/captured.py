@@ -671,9 +671,12 @@ class _Held:
             getattr(module, "__dict__", None) is self._attributes
             and getattr(module, "training", None) is self.contents[0]
             and not self._is_function
-            and all(_same(values, then) for values, then in self._containers)
         ):
-            return True
+            for values, then in self._containers:
+                if len(values) != len(then) or not all(map(is_, values, then)):
+                    break
+            else:
+                return True
         if not _same(_contents(module), self.contents):
             return False
         self._remember()

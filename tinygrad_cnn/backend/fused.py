@@ -161,7 +161,9 @@ class Program:
             if layer.bias is not None:
                 numbers = np.concatenate([numbers, np.arange(layer.channels[1]) + parameters.starts[layer.bias]])
             sources.append(np.where(places < 0, len(parameters.flat), numbers[places]))
-            order = np.argsort(places, kind="stable")[np.count_nonzero(places < 0) :]
+            matrix = places.reshape(patch.rows, patch.columns)
+            laid = (matrix if patch.gradient_shape == matrix.shape else matrix.T).ravel()
+            order = np.argsort(laid, kind="stable")[np.count_nonzero(laid < 0) :]
             copies = start + np.ascontiguousarray(order.reshape(len(numbers), -1).T)
             scratch = aligned(copies.shape, self.dtype)
             weights = parameters.sizes[layer.weight]
@@ -190,11 +192,15 @@ class Program:
         start = self.parameters.starts[number]
         return start, start + self.parameters.sizes[number]
 
-    def matrix(self, number: int, flat: Array | None = None) -> Array:
-        """Return the matrix of patch `number`, or its part of a flat array laid out like all matrices."""
+    def matrix(self, number: int) -> Array:
+        """Return the matrix of patch `number`."""
         start, patch = self._starts[number], self.patches[number]
-        size = patch.rows * patch.columns
-        return (self._matrices if flat is None else flat)[start : start + size].reshape(patch.rows, patch.columns)
+        return self._matrices[start : start + patch.rows * patch.columns].reshape(patch.rows, patch.columns)
+
+    def matrix_gradient(self, number: int, flat: Array) -> Array:
+        """Return where in a flat array laid out like all matrices the gradient of that matrix goes."""
+        start, shape = self._starts[number], self.patches[number].gradient_shape
+        return flat[start : start + math.prod(shape)].reshape(shape)
 
     def linear_gradients(self, flat: Array) -> dict[int, Array]:
         """Return where in such a flat array the gradients of the linear layers go, by number of the parameter."""

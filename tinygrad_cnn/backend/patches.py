@@ -121,6 +121,11 @@ class Patch:
         return np.concatenate([matrix, bias], axis=1)
 
     @property
+    def gradient_shape(self) -> Pair:
+        """The shape in which the gradient of the matrix is computed: BLAS is faster with the higher matrix first."""
+        return (self.rows, self.columns) if self.rows >= self.columns else (self.columns, self.rows)
+
+    @property
     def cost(self) -> float:
         """An estimate of the time: arithmetic, dearer for low matrices and for large, and the copying of columns."""
         patches = math.prod(self.positions) * math.prod(self.split)

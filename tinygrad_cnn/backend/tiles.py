@@ -56,7 +56,7 @@ class Tile:
         gh: Array | None
 
         stages = [
-            _ConvolutionCalls(self, patch, program.matrix(i), program.matrix(i, gradients), n, first=i == 0)
+            _ConvolutionCalls(self, patch, program.matrix(i), program.matrix_gradient(i, gradients), n, first=i == 0)
             for i, patch in enumerate(patches)
         ]
         if stages:
@@ -247,19 +247,15 @@ class _ConvolutionCalls:
         size = patch.rows * patch.columns
         pieces = _pieces(self.y.shape[2], size) if size <= SMALL_MATRIX else 1
         y, columns = _cut(self.y, pieces), _cut(self.columns, pieces)
-        count = y.shape[0] * pieces
-        # BLAS is faster with the higher matrix first.
-        if patch.rows >= patch.columns:
-            parts = aligned((*y.shape[:2], patch.rows, patch.columns), dtype)
-            calls = [partial(np.matmul, y, columns.transpose(0, 1, 3, 2), out=parts)]
-            turned = parts.reshape(count, patch.rows, patch.columns)
-        else:
-            parts = aligned((*y.shape[:2], patch.columns, patch.rows), dtype)
-            calls = [partial(np.matmul, columns, y.transpose(0, 1, 3, 2), out=parts)]
-            turned = parts.reshape(count, patch.columns, patch.rows).transpose(0, 2, 1)
-        if count == 1:
-            return [*calls, partial(np.copyto, self.gradient, turned[0])]
-        return [*calls, partial(np.add.reduce, turned, axis=0, out=self.gradient)]
+        left, right = (y, columns) if patch.rows >= patch.columns else (columns, y)
+        right = right.transpose(0, 1, 3, 2)
+        if len(y) * pieces == 1:
+            return [partial(np.matmul, left[0, 0], right[0, 0], out=self.gradient)]
+        parts = aligned((*y.shape[:2], *self.gradient.shape), dtype)
+        return [
+            partial(np.matmul, left, right, out=parts),
+            partial(np.add.reduce, parts.reshape(-1, *self.gradient.shape), axis=0, out=self.gradient),
+        ]
 
     def _input_gradient(self) -> list[Call]:
         """Multiply by the transposed matrix, and add what belongs to each place of the windows, one after the other."""
