@@ -275,11 +275,12 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, dilation
         for piece in pieces:
             block = plan.block(g, piece)
             for total, seen in zip(totals, plan.seen(piece, workspace), strict=True):
-                for a, b in zip(block, seen, strict=True):
-                    if upright:
+                left, right = (block, seen) if upright else (seen, block)
+                if plan.views:
+                    for a, b in zip(left, right, strict=True):
                         multiply(a, b.T, total, add=True)
-                    else:
-                        multiply(b, a.T, total, add=True)
+                else:  # small products: one call for all bands of a piece
+                    np.add(total, np.matmul(left, right.transpose(0, 2, 1)).sum(axis=0), out=total)
         return totals
 
     shares = plan.share(task)
