@@ -105,7 +105,7 @@ class Program:
         forking: let helper processes do what threads would do, where they can be had (see `processes`).
 
     Attributes:
-        logits: (N, classes), as the last run left them.
+        logits, losses: (N, classes) and (N,), as the last run left them.
     """
 
     def __init__(

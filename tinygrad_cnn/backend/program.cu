@@ -171,18 +171,27 @@ __device__ REAL product(REAL* memory, const STORE* left, int left_stride, int ro
 
 #define MEMORY (2 * DEPTH * PITCH)
 
-// y[n, o] = max(sum over k of x[n, k] weight[o, k] + bias[o], 0), the maximum if there is a ReLU
+// v = max(sum over k of x[n, k] weight[o, k] + bias[o], 0), the maximum if there is a ReLU, of the element of y that is
+// this thread's; returns where that stands in y, -1 if outside.
+__device__ long long linear_element(REAL* memory, const STORE* __restrict__ x, const STORE* __restrict__ weight,
+                                    const STORE* __restrict__ bias, int has_bias, int relu, int n, int in, int out,
+                                    REAL& v) {
+    int tiles = (out + TILE - 1) / TILE, row0 = blockIdx.x / tiles * TILE, column0 = blockIdx.x % tiles * TILE;
+    v = product<true, true, false>(memory, x, in, row0, n, weight, in, column0, out, in);
+    int row = row0 + threadIdx.x / TILE, column = column0 + threadIdx.x % TILE;
+    if (row >= n || column >= out) return -1;
+    if (has_bias) v += widen(bias[column]);
+    if (relu && v <= 0) v = 0;
+    return (long long)row * out + column;
+}
+
 extern "C" __global__ void linear_forward(const STORE* __restrict__ x, const STORE* __restrict__ weight,
                                           const STORE* __restrict__ bias, STORE* __restrict__ y, int has_bias, int relu,
                                           int n, int in, int out) {
     __shared__ __align__(16) REAL memory[MEMORY];
-    int tiles = (out + TILE - 1) / TILE, row0 = blockIdx.x / tiles * TILE, column0 = blockIdx.x % tiles * TILE;
-    REAL v = product<true, true, false>(memory, x, in, row0, n, weight, in, column0, out, in);
-    int row = row0 + threadIdx.x / TILE, column = column0 + threadIdx.x % TILE;
-    if (row >= n || column >= out) return;
-    if (has_bias) v += widen(bias[column]);
-    if (relu && v <= 0) v = 0;
-    y[(long long)row * out + column] = narrow(v);
+    REAL v;
+    long long at = linear_element(memory, x, weight, bias, has_bias, relu, n, in, out, v);
+    if (at >= 0) y[at] = narrow(v);
 }
 
 // The same for the last layer, whose results stay REAL.
@@ -190,13 +199,9 @@ extern "C" __global__ void linear_logits(const STORE* __restrict__ x, const STOR
                                          const STORE* __restrict__ bias, REAL* __restrict__ y, int has_bias, int relu,
                                          int n, int in, int out) {
     __shared__ __align__(16) REAL memory[MEMORY];
-    int tiles = (out + TILE - 1) / TILE, row0 = blockIdx.x / tiles * TILE, column0 = blockIdx.x % tiles * TILE;
-    REAL v = product<true, true, false>(memory, x, in, row0, n, weight, in, column0, out, in);
-    int row = row0 + threadIdx.x / TILE, column = column0 + threadIdx.x % TILE;
-    if (row >= n || column >= out) return;
-    if (has_bias) v += widen(bias[column]);
-    if (relu && v <= 0) v = 0;
-    y[(long long)row * out + column] = v;
+    REAL v;
+    long long at = linear_element(memory, x, weight, bias, has_bias, relu, n, in, out, v);
+    if (at >= 0) y[at] = v;
 }
 
 // gw[o, k] = sum over n of g[n, o] x[n, k], gb[o] = sum over n of g[n, o]
