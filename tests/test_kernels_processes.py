@@ -17,6 +17,7 @@ from tinygrad_cnn.backend import fused, processes
 from tinygrad_cnn.backend.fused import Convolution, Linear, Parameters, Program
 from tinygrad_cnn.backend.numpy_kernels import adam_step
 from tinygrad_cnn.backend.processes import Helper, shared_array
+from tinygrad_cnn.errors import ProcessError
 
 pytestmark = pytest.mark.skipif(not processes.available(), reason="helper processes are for Linux on x86-64")
 
@@ -217,8 +218,7 @@ def trained(program, parameters, steps, between=lambda step: None):
     for step in range(1, steps + 1):
         x, labels = rng.normal(size=(BATCH, 1, 16, 16)).astype("float32"), rng.integers(0, 5, BATCH)
         gradients = parameters.empty()
-        losses.append(program.run(x, labels, gradients))
-        program.adam_step(gradients, step=step, **OPTIONS)
+        losses.append(program.run(x, labels, gradients, {"step": step, **OPTIONS}))
         between(step)
     return losses, parameters.flat.copy(), program.logits.copy()
 
@@ -276,9 +276,8 @@ def test_gradients_somebody_keeps_are_not_overwritten():
     kept = []
     for step in range(1, 6):
         gradients = parameters.empty()
-        program.run(x, labels, gradients)
+        program.run(x, labels, gradients, {"step": step, **OPTIONS})
         kept.append((parameters.split(gradients), gradients.copy()))
-        program.adam_step(gradients, step=step, **OPTIONS)
     for views, copy in kept:
         for view, then in zip(views, parameters.split(copy), strict=True):
             np.testing.assert_array_equal(view, then)
@@ -290,8 +289,7 @@ def test_gradients_in_any_memory_are_good_for_an_update():
     x, labels = np.ones((BATCH, 1, 16, 16), "float32"), np.arange(BATCH) % 5
     for step in range(1, 6):
         gradients = np.empty(len(parameters.flat), "float32")
-        program.run(x, labels, gradients)
-        program.adam_step(gradients, step=step, **OPTIONS)
+        program.run(x, labels, gradients, {"step": step, **OPTIONS})
         adam_step(other.flat, gradients, *other.moments, step=step, **OPTIONS)
         np.testing.assert_array_equal(parameters.flat, other.flat)
 
@@ -311,6 +309,55 @@ def test_a_floating_point_error_in_a_helpers_share_is_heard_in_the_caller():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         program.run(x, labels, gradients)
+
+
+def test_a_floating_point_error_in_a_helpers_update_is_heard_and_nothing_is_updated_twice():
+    parameters, program = program_on_fixed_numbers(threads=2)
+    other, _ = program_on_fixed_numbers(threads=2)
+    x, labels = np.ones((BATCH, 1, 16, 16), "float32"), np.arange(BATCH) % 5
+    for step in range(1, 6):
+        gradients = parameters.empty()
+        options = {"step": step, **OPTIONS, "weight_decay": 1e38 if step == 5 else 0.0}  # whose square is too large
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            program.run(x, labels, gradients, options)
+            count = len(heard)
+            adam_step(other.flat, gradients, *other.moments, **options)
+        assert (count > 0) == (step == 5)
+        assert program.parts[1].spans
+        np.testing.assert_array_equal(parameters.flat, other.flat)
+        for ours, expected in zip(parameters.moments, other.moments, strict=True):
+            np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_helper_that_ends_while_it_updates_is_an_error(monkeypatch):
+    """Nobody knows what it has done, so doing it again could be wrong without a word."""
+    parameters, program = program_on_fixed_numbers(threads=2)
+    caller, real = os.getpid(), fused.adam_step_alone
+
+    def update(*arrays, **options):
+        if os.getpid() != caller and options["step"] == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(*arrays, **options)
+
+    monkeypatch.setattr(fused, "adam_step_alone", update)
+    x, labels = np.ones((BATCH, 1, 16, 16), "float32"), np.arange(BATCH) % 5
+    for step in range(1, 5):
+        program.run(x, labels, parameters.empty(), {"step": step, **OPTIONS})
+    with pytest.raises(ProcessError, match="last checkpoint"):
+        program.run(x, labels, parameters.empty(), {"step": 5, **OPTIONS})
+    program.run(x, labels, parameters.empty(), {"step": 6, **OPTIONS})  # alone from now on
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_the_parts_of_the_parameters_are_all_of_them_once(threads):
+    parameters, program = program_on_fixed_numbers(threads=threads)
+    taken = np.zeros(len(parameters.flat), int)
+    for part in program.parts:
+        for span in part.spans:
+            taken[span] += 1
+    assert len(program.parts) == threads
+    assert (taken == 1).all()
 
 
 def test_an_interrupted_step_does_not_disturb_the_next(in_threads, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from tinygrad_cnn.backend import fused, patches, threads, tiles, workspaces
+from tinygrad_cnn.backend import bands, fused, patches, stages, threads, tiles, workspaces
 from tinygrad_cnn.backend.fused import Convolution, Linear, Parameters, Program
 from tinygrad_cnn.backend.threads import Crew, cpus, single_threaded_blas
 
@@ -244,8 +244,8 @@ def outcome(batch, **options):
 @pytest.mark.parametrize("batch", [1, 2, 7, 20])
 @pytest.mark.parametrize("options", [{"tile": 1}, {"tile": 3, "threads": 2}, {"threads": 3}, {"tile": 5, "threads": 1}])
 def test_results_do_not_depend_on_tiles_or_threads(batch, options, monkeypatch):
-    monkeypatch.setattr(tiles, "_NARROWEST", 1)
-    monkeypatch.setattr(tiles, "_UNPACKED", 5000)
+    monkeypatch.setattr(stages, "_NARROWEST", 1)
+    monkeypatch.setattr(stages, "_UNPACKED", 5000)
     loss, gradients, logits = outcome(batch, **options)
     monkeypatch.undo()
     expected_loss, expected_gradients, expected_logits = outcome(batch, tile=batch, threads=1)
@@ -278,9 +278,10 @@ def test_buffers_stay_within_their_budget(monkeypatch):
         assert 1 <= tile < whole
         program = Program(LAYERS, Parameters(SHAPES, "float64"), 1, threads=1)
         taken.clear()
-        monkeypatch.setattr(tiles, "aligned", counting)
-        tiles.Tile(program, tile, real(program.width, "float64"))
-        monkeypatch.setattr(tiles, "aligned", real)
+        with monkeypatch.context() as patched:
+            for module in (tiles, stages, bands):
+                patched.setattr(module, "aligned", counting)
+            tiles.Tile(program, tile, real(program.width, "float64"))
         assert sum(taken) < 1.5 * budget
 
 

@@ -7,12 +7,13 @@ with fixed buffers, and the calls that follow run the program. Anything else run
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
-from operator import is_
+from operator import attrgetter, is_
 from sys import getrefcount
 from typing import Any
 
@@ -222,10 +223,18 @@ class CapturedStep:
         self.optimizer.zero_grad()
         chain.adopt()
         gradients = chain.store.empty()
-        loss = program.run(array, targets, gradients)
-        for p, g in zip(chain.tensors, chain.store.split(gradients), strict=True):
-            p.grad = p.result_type.made(g)
-        if chain.update_flat(self.optimizer, gradients, program):
+        options = chain.flat_options(self.optimizer)
+        if options is not None:
+            options["step"] = options.pop("steps") + 1
+
+        def note() -> None:
+            for p, g in zip(chain.tensors, chain.store.split(gradients), strict=True):
+                p.grad = p.result_type.made(g)
+            if options is not None:
+                chain.count_steps(self.optimizer, 1)
+
+        loss = program.run(array, targets, gradients, options, note)
+        if options is not None:
             chain.give_back()
         else:
             self.optimizer.step()
@@ -456,6 +465,9 @@ class _Recorder(Observer):
                 self.modules[id(module)] = _Held(module)
 
 
+_array, _hooks, _requires_grad, _mode = map(attrgetter, ("array", "hooks", "requires_grad", "training"))
+
+
 class _Chain:
     """A recorded step as layers and parameters, with what must stay as it was for a replay to be right."""
 
@@ -483,6 +495,7 @@ class _Chain:
                 raise NotCapturableError(f"{held.name} changes what it holds when it is called")
         if _edited([x], seen.began):
             raise NotCapturableError("the model edits x in place")
+        self._seen = _Seen(self.modules)
         self.ignore = _check_loss(loss)
         self.device = device_of(x.array)
         if not on_host(x.array):
@@ -531,16 +544,27 @@ class _Chain:
                 now is then and _same(now["params"], params)
                 for now, (then, params) in zip(groups, self.groups, strict=True)
             )
-            and all(
-                p.requires_grad
-                and not p.hooks
-                and type(p.array) is type(view)
-                and p.array.dtype == self.dtype
-                and p.array.shape == view.shape
-                for p, view in zip(self.tensors, self.store.views, strict=True)
-            )
-            and all(held.same() for held in self.modules)
+            and all(map(_requires_grad, self.tensors))
+            and not any(map(_hooks, self.tensors))
+            and (all(map(is_, map(_array, self.tensors), self.store.views)) or self._same_kinds())
+            and self._same_modules()
         )
+
+    def _same_kinds(self) -> bool:
+        """Return whether the parameters have the types and shapes that they had."""
+        return all(
+            type(p.array) is type(view) and p.array.dtype == self.dtype and p.array.shape == view.shape
+            for p, view in zip(self.tensors, self.store.views, strict=True)
+        )
+
+    def _same_modules(self) -> bool:
+        """Return whether all modules still refer to the same objects."""
+        if self._seen.same():
+            return True
+        if not all(held.same() for held in self.modules):
+            return False
+        self._seen = _Seen(self.modules)  # the same objects, in other containers
+        return True
 
     def program(self, batch: int, processes: bool) -> Any:
         """Return what replays the step for batches of this size."""
@@ -570,16 +594,6 @@ class _Chain:
         """Copy values that were updated in the flat array into the memory of parameters that do not live there."""
         for p, view in self.lent:
             p.array[...] = view
-
-    def update_flat(self, optimizer: Optimizer, gradients: Any, program: Program) -> bool:
-        """Take one step of Adam over all parameters at once; return False if this is not that simple."""
-        options = self.flat_options(optimizer)
-        if options is None:
-            return False
-        self.count_steps(optimizer, 1)
-        options["step"] = options.pop("steps") + 1
-        program.adam_step(gradients, **options)
-        return True
 
     def flat_options(self, optimizer: Optimizer) -> dict[str, Any] | None:
         """Return the options of Adam and the steps taken so far, and let its state live in the flat arrays.
@@ -646,19 +660,11 @@ _ALONE = _references(Traced.made([]))  # this many if only the tensor refers to 
 
 
 class _Held:
-    """What a module or function refers to, remembered in two ways.
-
-    Attributes:
-        contents: all of it, see `_contents`.
-        _containers: the values of dicts and the lists themselves, each with what was in it. While these are the same
-            objects, as they are at most steps, nothing needs to be opened again.
-    """
+    """What a module or function refers to: `contents`, see `_contents`."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
         self.contents = _contents(module)
-        self._is_function = hasattr(module, "__code__")
-        self._remember()
 
     @property
     def name(self) -> str:
@@ -666,34 +672,43 @@ class _Held:
 
     def same(self) -> bool:
         """Return whether the module still refers to the same objects."""
-        module = self.module
-        if (
-            getattr(module, "__dict__", None) is self._attributes
-            and getattr(module, "training", None) is self.contents[0]
-            and not self._is_function
-        ):
-            for values, then in self._containers:
-                if len(values) != len(then) or not all(map(is_, values, then)):
-                    break
-            else:
-                return True
-        if not _same(_contents(module), self.contents):
-            return False
-        self._remember()
-        return True
+        return _same(_contents(self.module), self.contents)
 
-    def _remember(self) -> None:
-        self._attributes = getattr(self.module, "__dict__", None)
-        self._containers: list[tuple[Collection[Any], list[Any]]] = []
-        self._note(self._attributes or {}, 3)
+
+class _Seen:
+    """The dicts and lists of all modules, with what was in them.
+
+    While these are the same objects, as they are at most steps, nothing needs to be opened one by one.
+    """
+
+    def __init__(self, modules: list[_Held]) -> None:
+        self._plain = [held.module for held in modules if isinstance(held.module, Module)]
+        self._others = [held for held in modules if not isinstance(held.module, Module)]
+        self._modes = list(map(_mode, self._plain))
+        self._attributes = list(map(vars, self._plain))
+        self._containers: list[Collection[Any]] = []
+        for attributes in self._attributes:
+            self._note(attributes, 3)
+        self._counts = list(map(len, self._containers))
+        self._elements = list(itertools.chain.from_iterable(self._containers))
 
     def _note(self, container: Any, depth: int) -> None:
         values = container.values() if isinstance(container, dict) else container  # a view, or the list itself
         if not isinstance(container, tuple):
-            self._containers.append((values, list(values)))
+            self._containers.append(values)
         for value in values:
             if isinstance(value, (dict, list, tuple)) and depth:
                 self._note(value, depth - 1)
+
+    def same(self) -> bool:
+        """Return whether there is the same in each of them; whether a module has other dicts is seen in the order."""
+        return (
+            all(map(is_, map(vars, self._plain), self._attributes))
+            and all(map(is_, map(_mode, self._plain), self._modes))
+            and list(map(len, self._containers)) == self._counts
+            and all(map(is_, itertools.chain.from_iterable(self._containers), self._elements))
+            and all(held.same() for held in self._others)
+        )
 
 
 def _contents(module: Any) -> list[Any]:

@@ -9,6 +9,7 @@ __all__ = [
     "GraphError",
     "MissingExtraError",
     "OptionError",
+    "ProcessError",
     "ShapeError",
     "TinygradError",
 ]
@@ -52,3 +53,7 @@ class CheckpointError(TinygradError, ValueError):
 
 class MissingExtraError(TinygradError, ImportError):
     """A feature whose optional packages are not installed; the message names the command that installs them."""
+
+
+class ProcessError(TinygradError, RuntimeError):
+    """A helper process ended in the middle of something that cannot be done again."""

@@ -1,7 +1,7 @@
 """A training step of a convolutional network as one fixed list of array calls.
 
 A `Program` is built from a description of the layers. It holds every buffer of the step, and running it is a loop over
-calls that are bound to their arguments, so that the time goes into arithmetic. Three ideas make the calls few and fast:
+calls that are bound to their arguments, so that the time goes into arithmetic. These ideas make the calls few and fast:
 
 - The batch is the innermost axis in memory (see `numpy_kernels`), and a thread works through its own slice of it, small
   enough to stay in its cache, from the first layer to the last and back.
@@ -11,13 +11,14 @@ calls that are bound to their arguments, so that the time goes into arithmetic. 
 - *Phases.* Outputs that a pool compares lie in different row blocks of that product, so pooling takes maxima of whole
   contiguous blocks. And the positions of the patches are sorted by their place (the phase) in the patches of the next
   layer, which then reads each phase as one strided view: no element is ever moved only to change its place.
+- *Bands.* A convolution five columns wide takes 6 products where it took 10, by Winograd's algorithm: see `bands`.
 - *Pieces.* OpenBLAS multiplies small matrices without packing them first, up to twice as fast. So a wide product is cut
   into pieces of at most a million multiplications, as one batched call.
 
 Bias and ReLU come after the pool, on a quarter of the elements: max(x + b) = max(x) + b, and ReLU is monotonic.
 
-`patches` chooses the patches and phases, `tiles` has the calls, and here they are shared out: to helper processes where
-there can be any (see `processes`), else to threads.
+`patches` chooses the patches and phases, `stages`, `bands` and `tiles` have the calls, and here they are shared out
+to helper processes where there can be any (see `processes`), else to threads.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ProcessError
 from . import processes
 from .numpy_kernels import adam_step_alone
 from .patches import Convolution, Linear, choose_patches, largest_tile
@@ -139,6 +141,7 @@ class Program:
             pieces = [(a, b) for a, b in pairwise(ends) if b > a]
             if pieces:
                 self.shares.append(_Share(self, pieces))
+        self.parts = self._divide()
         self._crew = Crew()
         self._team = _Team(self, layers[0], forking)
         weakref.finalize(self, self._team.stop)
@@ -151,27 +154,29 @@ class Program:
         """
         parameters = self.parameters
         sources = [np.empty(0, int)]
-        self._folds: list[tuple[Array, Array, int, int]] = []
+        self._folds: list[list[tuple[Array, Array, slice]]] = []
         self._starts: list[int] = []
         start = 0
         for patch in self.patches:
             layer = patch.layer
-            places = patch.places().ravel()
+            places = patch.places()
             numbers = np.arange(parameters.sizes[layer.weight]) + parameters.starts[layer.weight]
             if layer.bias is not None:
                 numbers = np.concatenate([numbers, np.arange(layer.channels[1]) + parameters.starts[layer.bias]])
             sources.append(np.where(places < 0, len(parameters.flat), numbers[places]))
-            matrix = places.reshape(patch.rows, patch.columns)
-            laid = (matrix if patch.gradient_shape == matrix.shape else matrix.T).ravel()
-            order = np.argsort(laid, kind="stable")[np.count_nonzero(laid < 0) :]
-            copies = start + np.ascontiguousarray(order.reshape(len(numbers), -1).T)
-            scratch = aligned(copies.shape, self.dtype)
+            laid = patch.gradient_places()
+            order = np.argsort(laid, kind="stable")
             weights = parameters.sizes[layer.weight]
-            self._folds.append((copies[:, :weights], scratch[:, :weights], *self._span(layer.weight)))
-            if layer.bias is not None:
-                self._folds.append((copies[:, weights:], scratch[:, weights:], *self._span(layer.bias)))
+            ends = np.searchsorted(laid[order], [0, weights, len(numbers)]).tolist()
+            self._folds.append([])
+            for number, (first, last) in zip((layer.weight, layer.bias), pairwise(ends), strict=True):
+                if number is not None:
+                    # Every weight, and every bias, has as many copies as the others.
+                    copies = start + np.ascontiguousarray(order[first:last].reshape(parameters.sizes[number], -1).T)
+                    self._folds[-1].append((copies, aligned(copies.shape, self.dtype), self._span(number)))
             self._starts.append(start)
             start += places.size
+        self._starts.append(start)
         self._source = np.concatenate(sources)
         self._matrices = aligned(start, self.dtype)
         self._linear_start = start
@@ -188,27 +193,42 @@ class Program:
             start += parameters.sizes[number]
         self.width = start
 
-    def _span(self, number: int) -> Pair:
+    def _span(self, number: int) -> slice:
         start = self.parameters.starts[number]
-        return start, start + self.parameters.sizes[number]
+        return slice(start, start + self.parameters.sizes[number])
 
     def matrix(self, number: int) -> Array:
-        """Return the matrix of patch `number`."""
-        start, patch = self._starts[number], self.patches[number]
-        return self._matrices[start : start + patch.rows * patch.columns].reshape(patch.rows, patch.columns)
+        """Return the matrix of patch `number`, flat."""
+        return self.matrix_gradient(number, self._matrices)
 
     def matrix_gradient(self, number: int, flat: Array) -> Array:
-        """Return where in a flat array laid out like all matrices the gradient of that matrix goes."""
-        start, shape = self._starts[number], self.patches[number].gradient_shape
-        return flat[start : start + math.prod(shape)].reshape(shape)
+        """Return the part of a flat array laid out like all matrices where the gradient of that matrix goes."""
+        return flat[self._starts[number] : self._starts[number + 1]]
 
     def linear_gradients(self, flat: Array) -> dict[int, Array]:
         """Return where in such a flat array the gradients of the linear layers go, by number of the parameter."""
         sizes, shapes = self.parameters.sizes, self.parameters.shapes
         return {n: flat[a : a + sizes[n]].reshape(shapes[n]) for n, a in self._linear_starts.items()}
 
-    def run(self, x: Array, labels: Array, gradients: Array) -> float:
-        """Write the gradients of all parameters into a flat array, fill `logits`, and return the mean loss."""
+    def run(
+        self,
+        x: Array,
+        labels: Array,
+        gradients: Array,
+        adam: dict[str, Any] | None = None,
+        meanwhile: Callable[[], Any] | None = None,
+    ) -> float:
+        """Write the gradients of all parameters into a flat array, fill `logits`, and return the mean loss.
+
+        Args:
+            x, labels: the batch.
+            gradients: best from `Parameters.empty()`, where helper processes can write too.
+            adam: with these options of `numpy_kernels.adam_step`, all parameters and the moments are updated as well.
+            meanwhile: called when all gradients have been computed, while others already add them up.
+
+        Raises:
+            ProcessError: a helper process ended in the middle of its part of the update.
+        """
         labels = labels.astype(np.intp, copy=False)  # a narrow type would overflow when indices are made of it
         with single_threaded_blas():
             helped = self._team.begin(x, labels)
@@ -223,42 +243,121 @@ class Program:
                 self.shares[0].run(x, labels)
             else:
                 self._crew.run([partial(share.run, x, labels) for share in self.shares])
-        self._add_up(gradients)
+        helped = adam is not None and self._team.begin_parts(gradients, adam)
+        if meanwhile is not None:
+            meanwhile()
+        self.parts[0].run(gradients, adam)
+        for number in self._team.left_undone() if helped else range(1, len(self.parts)):
+            self.parts[number].run(gradients, adam)
         return float(self.losses.sum(dtype=np.float64)) / self.batch
 
-    def _add_up(self, gradients: Array) -> None:
-        """Add the gradients of all shares, and those of all copies of a weight."""
-        total, *others = (share.total for share in self.shares)
-        matrices = slice(self._linear_start)
-        for other in others:
-            np.add(total[matrices], other[matrices], out=total[matrices])
-        for copies, scratch, start, end in self._folds:
-            np.take(total, copies, out=scratch, mode="clip")
-            np.add.reduce(scratch, axis=0, out=gradients[start:end])
-        for source, start, size in self._runs:
+    def gather(self) -> None:
+        """Make the matrices of all patches from the parameters."""
+        np.take(self.parameters.with_zero, self._source, out=self._matrices, mode="clip")
+
+    def _divide(self) -> list[_Part]:
+        """Return a part of the parameters for each share, so that all take about the same time."""
+        count = len(self.shares)
+        parts = [_Part(self, number) for number in range(count)]
+        loads = [float(_CALLERS_WORK if count > 1 and not number else 0) for number in range(count)]
+        for number, folds in enumerate(self._folds):
+            least = loads.index(min(loads))
+            size = sum(span.stop - span.start for _, _, span in folds)
+            parts[least].add_patch(slice(*self._starts[number : number + 2]), folds)
+            loads[least] += size * _FOLDED
+        # Of the linear layers, everybody gets what he can take until all have the same.
+        left = [list(run) for run in self._runs]
+        rest = sum(size for _, _, size in left)
+        for number in reversed(range(count)):
+            level = (rest + sum(loads[: number + 1])) / (number + 1)
+            wanted = rest if number == 0 else min(rest, max(0, round(level - loads[number])))
+            while wanted:
+                source, start, size = left[0]
+                taken = min(size, wanted)
+                parts[number].add_run(source, start, taken)
+                left[0] = [source + taken, start + taken, size - taken]
+                if taken == size:
+                    left.pop(0)
+                wanted -= taken
+                rest -= taken
+        return parts
+
+
+_FOLDED = 5.0  # the work of adding up the copies of a weight and updating it, in updates of other weights
+_CALLERS_WORK = 4000  # the same for what the caller does meanwhile
+
+
+class _Part:
+    """What one thread or process does when all shares are done: add up gradients, and update the parameters."""
+
+    def __init__(self, program: Program, number: int) -> None:
+        self.program = weakref.proxy(program)
+        self.number = number
+        self.patches: list[tuple[slice, list[tuple[Array, Array, slice]]]] = []
+        self.runs: list[tuple[int, int, int]] = []
+        self.spans: list[slice] = []  # of the parameters
+        self._summed = aligned(program._linear_start, program.dtype)
+        self.progress = _shared(1, np.int64)
+
+    def add_patch(self, matrix: slice, folds: list[tuple[Array, Array, slice]]) -> None:
+        """Add the weights and biases of a convolution."""
+        self.patches.append((matrix, folds))
+        for _, _, span in folds:
+            self._add_span(span)
+
+    def add_run(self, source: int, start: int, size: int) -> None:
+        """Add parameters of linear layers, from `start` on; their gradients lie from `source` on."""
+        self.runs.append((source, start, size))
+        self._add_span(slice(start, start + size))
+
+    def _add_span(self, span: slice) -> None:
+        joined: list[slice] = []
+        for one in sorted([*self.spans, span], key=lambda s: s.start):
+            if joined and joined[-1].stop == one.start:
+                joined[-1] = slice(joined[-1].start, one.stop)
+            else:
+                joined.append(one)
+        self.spans = joined
+
+    def run(self, gradients: Array, adam: dict[str, Any] | None) -> None:
+        """Add up the gradients of all shares, and of all copies of a weight; then take a step of Adam, if wanted."""
+        total, *others = (share.total for share in self.program.shares)
+        for matrix, folds in self.patches:
+            summed = total
+            for other in others:
+                np.add(summed[matrix], other[matrix], out=self._summed[matrix])
+                summed = self._summed
+            for copies, scratch, span in folds:
+                np.take(summed, copies, out=scratch, mode="clip")
+                np.add.reduce(scratch, axis=0, out=gradients[span])
+        for source, start, size in self.runs:
             here, there = slice(source, source + size), slice(start, start + size)
             sum_of_first = total[here]
             for other in others:
                 sum_of_first = np.add(sum_of_first, other[here], out=gradients[there])
             if not others:
                 np.copyto(gradients[there], sum_of_first)
+        if adam is not None:
+            self._update(gradients, adam)
 
-    def gather(self) -> None:
-        """Make the matrices of all patches from the parameters."""
-        np.take(self.parameters.with_zero, self._source, out=self._matrices, mode="clip")
+    def _update(self, gradients: Array, adam: dict[str, Any]) -> None:
+        store = self.program.parameters
+        arrays = [store.flat, gradients, *store.moments]
+        if self.progress[0] == _UPDATING:
+            raise ProcessError(
+                "a helper process ended while it updated parameters, and it is not known how many it had done; load "
+                "the last checkpoint, or make the step with compile(..., processes=False)"
+            )
+        if self.progress[0] == _UPDATED:
+            # A helper has done it, and met a floating point error: meet it here too, but do not update twice.
+            arrays = [a.copy() for a in arrays]
+        self.progress[0] = _UPDATING
+        for span in self.spans:
+            adam_step_alone(*(a[span] for a in arrays), **adam)
+        self.progress[0] = _UPDATED
 
-    def adam_step(self, gradients: Array, **options: Any) -> None:
-        """Update all parameters and the moments: see `numpy_kernels.adam_step` for the formulas and the options."""
-        helped = self._team.begin_adam(gradients, options)
-        self.update_part(0, gradients, options)
-        for number in self._team.left_undone() if helped else range(1, len(self.shares)):
-            self.update_part(number, gradients, options)
 
-    def update_part(self, number: int, gradients: Array, options: dict[str, Any]) -> None:
-        """Take a step of Adam on one of as many parts of the parameters as there are shares."""
-        store, count = self.parameters, len(self.shares)
-        part = slice(len(store.flat) * number // count, len(store.flat) * (number + 1) // count)
-        adam_step_alone(store.flat[part], gradients[part], *(m[part] for m in store.moments), **options)
+_IDLE, _UPDATING, _UPDATED = range(3)  # how far a part is
 
 
 class _Share:
@@ -298,7 +397,7 @@ class _Share:
         np.copyto(self.total, kept)
 
 
-_GRADIENTS, _ADAM = range(2)
+_GRADIENTS, _PARTS = range(2)
 _RUNS_ALONE = 2  # before processes are started for a program: most are run often, or hardly at all
 _OPTIONS = ("step", "lr", "beta1", "beta2", "eps", "weight_decay", "decoupled")
 
@@ -319,6 +418,7 @@ class _Team:
             self.rest = slice(program.shares[1].span.start, None)
             self.x = processes.shared_array((program.batch, *shape), program.dtype)
             self.labels = processes.shared_array(program.batch, np.intp)
+            self._x_rest, self._labels_rest = self.x[self.rest], self.labels[self.rest]
             self.options = processes.shared_array(len(_OPTIONS), np.float64)
 
     def begin(self, x: Array, labels: Array) -> bool:
@@ -330,8 +430,8 @@ class _Team:
             return False
         if not all(helper.usable for helper in self.helpers):
             return False
-        np.copyto(self.x[self.rest], x[self.rest].reshape(self.x[self.rest].shape))
-        np.copyto(self.labels[self.rest], labels[self.rest])
+        np.copyto(self._x_rest, x[self.rest].reshape(self._x_rest.shape))
+        np.copyto(self._labels_rest, labels[self.rest])
         self._send(_GRADIENTS)
         return True
 
@@ -353,13 +453,15 @@ class _Team:
         """Whether there are no helpers yet, but soon will be."""
         return self.wanted and self.runs <= _RUNS_ALONE
 
-    def begin_adam(self, gradients: Array, options: dict[str, Any]) -> bool:
-        """Let the helpers update their parts of the parameters; return False if they cannot."""
+    def begin_parts(self, gradients: Array, adam: dict[str, Any]) -> bool:
+        """Let the helpers add up and update their parts of the parameters; return False if they cannot."""
         owners = [_owner(g) is _owner(gradients) for g in self.program.parameters.gradients]
+        for part in self.program.parts:
+            part.progress[0] = _IDLE
         if not self.helpers or not any(owners) or not all(helper.usable for helper in self.helpers):
             return False
-        self.options[...] = [options[name] for name in _OPTIONS]
-        self._send(_ADAM + owners.index(True))
+        self.options[...] = [adam[name] for name in _OPTIONS]
+        self._send(_PARTS + owners.index(True))
         return True
 
     def left_undone(self) -> list[int]:
@@ -384,4 +486,4 @@ class _Team:
             program.shares[number].run(self.x, self.labels)
         else:
             options = dict(zip(_OPTIONS, self.options.tolist(), strict=True))
-            program.update_part(number, program.parameters.gradients[command - _ADAM], options)
+            program.parts[number].run(program.parameters.gradients[command - _PARTS], options)

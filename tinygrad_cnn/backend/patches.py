@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SMALL_MATRIX", "Convolution", "Linear", "Patch", "choose_patches", "largest_tile"]
+__all__ = ["SMALL_MATRIX", "Band", "Convolution", "Linear", "Patch", "choose_patches", "largest_tile"]
 
 Array = np.ndarray[Any, Any]
 Pair = tuple[int, int]
 
-TILE = 64  # samples a thread works on at a time, if their buffers fit into
+TILE = 32  # samples a thread works on at a time, if their buffers fit into
 BUDGET = 64 << 20  # bytes per thread
+BAND_COLUMNS = 5  # of a kernel
 SMALL_MATRIX = 2048  # elements of a patch's matrix up to which products in small pieces are faster
 
 
@@ -101,6 +102,14 @@ class Patch:
 
     def places(self) -> Array:
         """Return for every element of the patch's matrix which weight (then bias) stands there; −1 for a zero."""
+        return self._places().ravel()
+
+    def gradient_places(self) -> Array:
+        """Return the same for the gradient of the matrix, in the shape in which it is computed."""
+        matrix = self._places()
+        return (matrix if self.upright else matrix.T).ravel()
+
+    def _places(self) -> Array:
         layer = self.layer
         (c, o), (kh, kw), (sh, sw), (dh, dw) = layer.channels, layer.kernel, layer.stride, layer.dilation
         numbers = np.arange(o * c * kh * kw).reshape(o, c, kh, kw)
@@ -121,18 +130,102 @@ class Patch:
         return np.concatenate([matrix, bias], axis=1)
 
     @property
-    def gradient_shape(self) -> Pair:
-        """The shape in which the gradient of the matrix is computed: BLAS is faster with the higher matrix first."""
-        return (self.rows, self.columns) if self.rows >= self.columns else (self.columns, self.rows)
+    def upright(self) -> bool:
+        """Whether the gradient of the matrix is computed upright: BLAS is faster with the higher matrix first."""
+        return self.rows >= self.columns
+
+    @property
+    def elements(self) -> int:
+        """Numbers that the buffers hold per sample."""
+        return math.prod(self.positions) * math.prod(self.split) * (self.columns + 2 * self.rows + self.inputs)
 
     @property
     def cost(self) -> float:
         """An estimate of the time: arithmetic, dearer for low matrices and for large, and the copying of columns."""
         patches = math.prod(self.positions) * math.prod(self.split)
-        arithmetic = self.rows * self.inputs * (1 + 16 / self.rows) * (1 + 16 / self.inputs)
+        arithmetic = _product(self.rows, self.inputs)
         if self.rows * self.inputs <= SMALL_MATRIX:
             arithmetic *= 0.6
         return patches * (arithmetic + 30 * self.inputs)
+
+
+def _product(rows: int, inner: int) -> float:
+    """Return an estimate of the time of a product per column of its result."""
+    return rows * inner * (1 + 16 / rows) * (1 + 16 / inner)
+
+
+class Band:
+    """How a convolution five columns wide is computed in bands two rows high, by Winograd's algorithm: see `bands`.
+
+    A band needs 6 products of matrices for every two columns, where five columns twice would be 10. Their weight is
+    a matrix per sum of kernel columns: its rows are ordered (row of the band, out channel), its columns (row of what
+    the band sees, in channel).
+
+    Attributes:
+        phases: of the input.
+        rows: of the input that a band sees.
+        size: height and width of the padded input.
+        bands, tiles: how many bands there are, and pairs of columns in each.
+    """
+
+    result_phases = 1, 1
+
+    def __init__(self, layer: Convolution, phases: Pair = (1, 1)) -> None:
+        self.layer = layer
+        self.phases = phases
+        self.rows = layer.kernel[0] + 1
+        self.size = layer.size[0] + sum(layer.padding[0]), layer.size[1] + sum(layer.padding[1])
+        self.bands, self.tiles = layer.output[0] // 2, layer.output[1] // 2
+        self.positions = layer.pooled
+
+    @staticmethod
+    def fits(layer: Convolution) -> bool:
+        """Return whether a convolution can be computed so: kernel 5 wide and of odd height, results of even size."""
+        return (
+            layer.kernel[1] == BAND_COLUMNS
+            and layer.kernel[0] % 2 == 1
+            and layer.stride == layer.dilation == (1, 1)
+            and all(n % 2 == 0 for n in layer.output)
+        )
+
+    def reads(self, phases: Pair) -> bool:
+        """Return whether the input may come in these phases: as it is, or sorted by even and odd columns."""
+        return phases == (1, 1) or (phases == (1, 2) and not any(map(any, self.layer.padding)))
+
+    def places(self) -> Array:
+        """Return for every element of the matrices of single kernel columns which weight stands there; then the bias.
+
+        −1 is a zero.
+        """
+        return np.concatenate([self._places().ravel(), self._biases()])
+
+    def gradient_places(self) -> Array:
+        """Return the same for the gradients of these matrices, which are computed transposed."""
+        return np.concatenate([self._places().transpose(0, 2, 1).ravel(), self._biases()])
+
+    def _places(self) -> Array:
+        (c, o), (kh, kw) = self.layer.channels, self.layer.kernel
+        numbers = np.arange(o * c * kh * kw).reshape(o, c, kh, kw)
+        full = np.full((kw, 2, o, self.rows, c), -1)
+        for row in range(2):
+            full[:, row, :, row : row + kh] = numbers.transpose(3, 0, 2, 1)
+        return full.reshape(kw, 2 * o, self.rows * c)
+
+    def _biases(self) -> Array:
+        (c, o), (kh, kw) = self.layer.channels, self.layer.kernel
+        return np.arange(o if self.layer.bias is not None else 0) + o * c * kh * kw
+
+    @property
+    def elements(self) -> int:
+        """Numbers that the buffers hold per sample."""
+        (c, o), (h, w) = self.layer.channels, self.size
+        return 12 * h * c * (w // 2) + 2 * o * self.tiles * (7 * (self.bands + self.rows - 2) + 4 * self.bands)
+
+    @property
+    def cost(self) -> float:
+        """An estimate of the time, on the scale of that of patches: 6 products, and transforms to and fro."""
+        c, o = self.layer.channels
+        return self.bands * self.tiles * (6 * _product(2 * o, self.rows * c) + 240 * (c + o))
 
 
 def _windows(layer: Convolution, patch: Pair) -> Pair:
@@ -142,11 +235,10 @@ def _windows(layer: Convolution, patch: Pair) -> Pair:
 
 
 def largest_tile(layers: Sequence[Convolution | Linear], dtype: Any) -> int:
-    """Return how many samples a thread works on at a time: 64, or as many as fit into its budget of memory; maybe 0."""
+    """Return how many samples a thread works on at a time: 32, or as many as fit into its budget of memory; maybe 0."""
     elements = 0
-    for number, patch in enumerate(choose_patches([layer for layer in layers if isinstance(layer, Convolution)])):
-        places = math.prod(patch.positions) * math.prod(patch.split)
-        elements += places * (patch.columns + 2 * patch.rows + (patch.inputs if number else 0))
+    for patch in choose_patches([layer for layer in layers if isinstance(layer, Convolution)]):
+        elements += patch.elements
         elements += 2 * patch.layer.channels[0] * math.prod(patch.layer.size)
     elements += 3 * sum(sum(layer.features) for layer in layers if isinstance(layer, Linear))
     return int(min(TILE, BUDGET // (elements * np.dtype(dtype).itemsize)))
@@ -156,13 +248,18 @@ def _divisors(n: int, limit: int = 8) -> list[int]:
     return [d for d in range(1, min(n, limit) + 1) if n % d == 0]
 
 
-def choose_patches(layers: Sequence[Convolution]) -> list[Patch]:
-    """Choose the patches of successive convolutions, from the last to the first: the last result has no phases."""
-    found: list[Patch] = []
+def choose_patches(layers: Sequence[Convolution]) -> list[Patch | Band]:
+    """Choose the patches of successive convolutions, from the last to the first: the last result has no phases.
+
+    Where bands take less time, they take the place of patches.
+    """
+    found: list[Patch | Band] = []
     for layer in reversed(layers):
         sizes = [(a, b) for a in _divisors(layer.pooled[0]) for b in _divisors(layer.pooled[1])]
-        choices = [Patch(layer, (1, 1), size, (1, 1)) for size in sizes]
+        choices: list[Patch | Band] = [Patch(layer, (1, 1), size, (1, 1)) for size in sizes]
         choices += [Patch(layer, (1, 1), (1, 1), size) for size in sizes]
+        if Band.fits(layer):
+            choices.append(Band(layer))
         following = found[0] if found else None
         fitting = [c for c in choices if (following.reads(c.result_phases) if following else c.result_phases == (1, 1))]
         found.insert(0, min(fitting, key=lambda c: (c.cost, -math.prod(c.result_phases))))

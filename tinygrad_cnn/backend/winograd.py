@@ -28,7 +28,7 @@ from .blas import multiply
 from .geometry import Padding, Pair
 from .threads import cpus, shared, single_threaded_blas
 
-__all__ = ["correlate", "correlate_weight", "fits", "pays"]
+__all__ = ["POINTS", "correlate", "correlate_weight", "fits", "pays", "transforms"]
 
 Array = np.ndarray[Any, Any]
 
@@ -38,20 +38,29 @@ _WORTH = 1 << 15  # filters for which a thread is worth waking
 _FEWEST_CHANNELS = 32  # below, transforms take longer than the products that are saved
 _SHORTEST_LINE = 64  # output columns times batch; below, products are slow
 
-# For the points 0, 1, -1, 2, -2 and infinity.
-_B = np.array(
-    [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ],
-    np.float64,
-)  # (sum, row of x)
-_G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], np.float64) / 24
-_A = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float64)
+_FINITE = (0, 1, -1, 2, -2)  # the points of the sums; the last one is infinity
+
+
+def transforms(outputs: int) -> tuple[Array, Array, Array]:
+    """Return the matrices (A, B, G) for so many outputs of a correlation of POINTS inputs with POINTS + 1 − outputs.
+
+    y = Aᵀ [(G w) ⊙ (B x)]; A is (POINTS, outputs), B (POINTS, POINTS). The rows of G and A are powers of the points,
+    those of B the polynomials that are 0 at all other points (Toom & Cook, transposed).
+    """
+    taps = POINTS + 1 - outputs
+    a, b, g = np.zeros((POINTS, outputs)), np.zeros((POINTS, POINTS)), np.zeros((POINTS, taps))
+    for number, point in enumerate(_FINITE):
+        others = [other for other in _FINITE if other != point]
+        a[number] = [point**k for k in range(outputs)]
+        b[number, :-1] = np.poly(others)[::-1]
+        g[number] = [point**k / np.prod(np.subtract(point, others)) for k in range(taps)]
+    a[-1, -1] = g[-1, -1] = 1
+    b[-1] = np.poly(_FINITE)[::-1]
+    return a, b, g
+
+
+_A, _B, _G = transforms(OUT)
+_A = np.ascontiguousarray(_A.T)
 _AT_ONE = 1  # the sum at point 1 enters all rows of y as it is
 
 
