@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from tinygrad_cnn.backend import bands, fused, patches, stages, threads, tiles, workspaces
 from tinygrad_cnn.backend.fused import Convolution, Linear, Parameters, Program
@@ -56,6 +56,22 @@ def test_blas_has_one_thread_inside_and_as_many_as_before_outside():
     with pytest.raises(ZeroDivisionError), single_threaded_blas():
         raise ZeroDivisionError
     assert blas_threads() == before
+
+
+def test_blas_has_one_thread_inside_in_any_thread():
+    """Also where somebody else has set the number before, in another thread."""
+    found = []
+
+    def look():
+        with single_threaded_blas():
+            found.extend(blas_threads())
+
+    with threadpool_limits(2, user_api="blas"):
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+    assert found
+    assert all(count == 1 for count in found)
 
 
 def test_a_crew_runs_its_tasks_at_the_same_time_and_keeps_their_order():

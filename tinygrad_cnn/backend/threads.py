@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import cache, partial
 from itertools import pairwise
@@ -46,31 +46,63 @@ def blas_files() -> list[str]:
     return [str(library.filepath) for library in _blas()]
 
 
+@cache
+def _controls() -> tuple[tuple[Callable[[], Any], Callable[[int], Any]], ...]:
+    """Return the functions that get and set the number of threads of each BLAS library."""
+    return tuple(map(_functions, _blas()))
+
+
+def _functions(library: Any) -> tuple[Callable[[], Any], Callable[[int], Any]]:
+    """Return OpenBLAS's own functions if it is that, else those of threadpoolctl.
+
+    threadpoolctl looks the names up at every call, which takes longer than a small product. And its newer versions let
+    only one thread of a program set the number, and ignore the others in silence.
+    """
+    if library.internal_api == "openblas" and library.threading_layer == "pthreads":
+        for prefix in ("", "scipy_"):
+            for suffix in ("", "64_", "_64"):
+                names = (f"{prefix}openblas_{verb}_num_threads{suffix}" for verb in ("get", "set"))
+                get, put = (getattr(library.dynlib, name, None) for name in names)
+                if get is not None and put is not None:
+                    return get, put
+    return library.get_num_threads, library.set_num_threads
+
+
 _blas_lock = threading.Lock()
 _blas_users = 0
 _blas_before: list[int] = []
 
 
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """Hold BLAS to one thread per call inside a `with` block; blocks may nest and overlap between threads."""
-    global _blas_users, _blas_before
-    with _blas_lock:
-        if _blas_users == 0:
-            _blas_before = [library.get_num_threads() for library in _blas()]
-            for library, before in zip(_blas(), _blas_before, strict=True):
-                if before != 1:
-                    library.set_num_threads(1)
-        _blas_users += 1
-    try:
-        yield
-    finally:
+class _SingleThreadedBlas:
+    """Counts who holds BLAS to one thread; there is one of it."""
+
+    def __enter__(self) -> None:
+        global _blas_users, _blas_before
+        with _blas_lock:
+            if _blas_users == 0:
+                controls = _controls()
+                _blas_before = [get() for get, _ in controls]
+                for (_, put), before in zip(controls, _blas_before, strict=True):
+                    if before != 1:
+                        put(1)
+            _blas_users += 1
+
+    def __exit__(self, *error: object) -> None:
+        global _blas_users
         with _blas_lock:
             _blas_users -= 1
             if _blas_users == 0:
-                for library, before in zip(_blas(), _blas_before, strict=True):
+                for (_, put), before in zip(_controls(), _blas_before, strict=True):
                     if before != 1:
-                        library.set_num_threads(before)
+                        put(before)
+
+
+_single_threaded_blas = _SingleThreadedBlas()
+
+
+def single_threaded_blas() -> AbstractContextManager[None]:
+    """Hold BLAS to one thread per call inside a `with` block; blocks may nest and overlap between threads."""
+    return _single_threaded_blas
 
 
 _crews: weakref.WeakSet[Crew] = weakref.WeakSet()
