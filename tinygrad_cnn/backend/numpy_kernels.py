@@ -4,7 +4,7 @@ Shapes are (N, C, H, W) throughout, in any memory layout. Inside, everything run
 are made with the batch as the innermost axis of their memory: then every shift, slice and copy of a convolution or a
 pool moves runs of N neighbouring numbers, whatever the kernel size and the stride.
 Source of the layout: Krizhevsky, cuda-convnet, 2012; of columns + GEMM: Chellapilla, Puri & Simard, IWFHR 2006.
-Which way a convolution is computed is a matter of its geometry alone: modules `rows` and `winograd`.
+Which way a convolution is computed is a matter of its geometry alone: modules `rows`, `strips` and `winograd`.
 
 Geometry comes normalised: `stride` and `dilation` are pairs, `padding` is ((top, bottom), (left, right)), none of it
 negative. Every result is a fresh array that nobody else refers to.
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import rows, winograd
+from . import rows, strips, winograd
 from .channels import batch_norm, batch_norm_gradients, chosen, relu, relu_gradient
 from .geometry import Padding, Pair, positions, window_padding
 from .threads import in_parts
@@ -131,6 +131,9 @@ def conv2d(
         seen = rows.padded_rows(x, (0, 0), (0, 0), work)
         y = winograd.correlate(seen, kernel, bias, padding=padding, output=(oh, ow))
         return rows.from_rows(y.astype(result, copy=False))
+    if groups == 1 and strips.pays(n, weight.shape, stride, dilation):
+        y = strips.correlate(x, kernel, bias, padding=padding, output=(oh, ow))
+        return y.astype(result, copy=False)
     if groups == 1:
         seen = rows.padded_rows(x, *padding, work)
         y = rows.correlate(seen, kernel, bias, stride=stride, dilation=dilation, output=(oh, ow))
@@ -163,6 +166,7 @@ def conv2d_input_gradient(
     return _outermost(gx[:, top : top + h, left : left + w].astype(result, copy=False))
 
 
+_FEWEST_CHANNELS = 4  # of the input, below which strips make too low matrices for its gradient
 _FEW_CHANNELS = 16  # of the input, below which one high product that is spread beats several low ones
 
 
@@ -182,6 +186,9 @@ def _single_input_gradient(
         seen = rows.padded_rows(g, (0, 0), (0, 0), weight.dtype)
         gx = winograd.correlate(seen, weight, None, padding=around, output=size, turned=True)
         return rows.from_rows(gx.astype(result, copy=False))
+    if c >= _FEWEST_CHANNELS and strips.pays(len(g), weight.shape, stride, dilation):
+        gx = strips.input_gradient(g, weight, size=size, padding=padding)
+        return gx.astype(result, copy=False)
     if stride == (1, 1) and c * 2 >= o and min(map(min, around)) >= 0:
         seen = rows.padded_rows(g, *around, weight.dtype)
         gx = rows.correlate(seen, weight, None, stride=(1, 1), dilation=dilation, output=size, turned=True)
@@ -204,6 +211,9 @@ def conv2d_weight_gradient(
     if groups == 1 and winograd.pays(work, n, (o, c, *kernel), stride, dilation, (oh, ow)):
         seen, flat = (rows.padded_rows(a, (0, 0), (0, 0), work) for a in (x, g))
         gw: Array = winograd.correlate_weight(seen, flat, kernel, padding=padding)
+        return gw.astype(np.result_type(x, g), copy=False)
+    if groups == 1 and strips.pays(n, (o, c, *kernel), stride, dilation):
+        gw = strips.correlate_weight(x, g, kernel, padding=padding, dtype=work)
         return gw.astype(np.result_type(x, g), copy=False)
     if groups == 1:
         seen = rows.padded_rows(x, *padding, work)

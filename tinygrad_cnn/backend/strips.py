@@ -1,0 +1,282 @@
+"""Convolution of images with few channels: strips some columns wide, in memory order (H, W, C, N).
+
+With the batch innermost and the channels next, neighbouring pixels of a row are neighbours in memory, all channels of
+them. So a strip, which holds what some columns of outputs see, is copied in a few long pieces, and in it what one row
+of outputs sees is one matrix (KH · columns · C, N) as it lies in memory, which overlaps with that of the next row:
+
+- Every pixel is copied (P + KW − 1) / P times for P columns of outputs, not KH · KW times.
+- One product computes P outputs of all channels. Its weight holds P copies of the kernel, each shifted by a column: a P
+  times higher matrix for (P + KW − 1) / KW times the arithmetic. BLAS is slow for the few rows of a small layer.
+- The gradients are the same strips read backwards, and the gradient of the input is written once per strip.
+
+A slice of the batch is taken at a time, so that a strip and its result stay in the L2 cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from .geometry import Padding, Pair
+from .threads import cpus, shared, single_threaded_blas
+
+__all__ = ["correlate", "correlate_weight", "input_gradient", "pays"]
+
+Array = np.ndarray[Any, Any]
+
+_FEW_ROWS = 48  # KH · C below which this is to be used: then most of the time goes into columns
+_FEW_FILTERS = 32
+_SMALLEST_BATCH = 16
+_CACHED = 1 << 17  # numbers of a strip and its result: half of a usual L2 cache
+_SHORTEST = 64  # samples of a slice; below, runs in memory are short, and products narrow
+_SMALL = 100_000_000  # multiplications below which two threads hinder each other more than they help
+_COPYING = 16  # multiplications in the time of copying a number
+
+
+def pays(batch: int, weight: Sequence[int], stride: Pair, dilation: Pair) -> bool:
+    """Return whether this is to be used for a weight (O, C, KH, KW) in one group, which geometry alone decides."""
+    o, c, kh, _ = weight
+    return (
+        stride == dilation == (1, 1) and kh * c < _FEW_ROWS and 0 < o <= _FEW_FILTERS and c > 0
+        and batch >= _SMALLEST_BATCH
+    )  # fmt: skip
+
+
+class _Strip:
+    """P columns of outputs from `start` on, and the columns of the padded image that they see."""
+
+    def __init__(self, plan: _Plan, start: int, end: int) -> None:
+        self.start, self.count = start, end - start
+        self.width = self.count + plan.kw - 1
+        first = start - plan.left
+        self.first, self.last = max(0, first), max(0, min(plan.w, first + self.width))  # of the image
+        self.before = self.first - first  # columns of padding in the strip
+
+
+class _Plan:
+    """How a convolution is cut into strips of outputs and slices of the batch."""
+
+    def __init__(self, weight: Sequence[int], batch: int, size: Pair, padding: Padding, output: Pair) -> None:
+        self.o, self.c, self.kh, self.kw = weight
+        self.n, (self.h, self.w), (self.oh, self.ow) = batch, size, output
+        (self.top, self.bottom), (self.left, _) = padding
+        self.height = self.top + self.h + self.bottom
+        count = -(-self.ow // min(range(1, self.ow + 1), key=self._cost))
+        ends = [i * self.ow // count for i in range(count + 1)]
+        self.strips = [_Strip(self, a, b) for a, b in pairwise(ends)]
+        self.widest = max(strip.count for strip in self.strips)
+        self.counts = {strip.count for strip in self.strips}
+        per_sample = self.height * (self.widest + self.kw - 1) * self.c + self.oh * self.widest * self.o
+        slices = max(1, min(-(-per_sample * self.n // _CACHED), self.n // _SHORTEST))
+        ends = [i * self.n // slices for i in range(slices + 1)]
+        self.slices = [slice(a, b) for a, b in pairwise(ends)]
+        self.samples = max(b - a for a, b in pairwise(ends))
+
+    def _cost(self, columns: int) -> float:
+        """Estimate the time per output of strips so many columns wide: arithmetic, dearer if low, and copying."""
+        rows, inner = columns * self.o, self.kh * (columns + self.kw - 1) * self.c
+        return self.o * inner * (1 + 12 / rows) * (1 + 12 / inner) + _COPYING * (1 + (self.kw - 1) / columns) * self.c
+
+    def matrix(self, weight: Array, count: int) -> Array:
+        """Return the weight of a strip of P = `count` columns: (P, O, KH, columns, C), a shifted kernel for each."""
+        matrix = np.zeros((count, self.o, self.kh, count + self.kw - 1, self.c), weight.dtype)
+        filters = weight.transpose(0, 2, 3, 1)
+        for p in range(count):
+            matrix[p, :, :, p : p + self.kw] = filters
+        return matrix
+
+    def run(self, task: Callable[[slice], Any]) -> list[Any]:
+        """Run `task` for each slice of the batch, in as many threads as pay; return what it returns, in order."""
+        work = self.n * self.oh * self.ow * self.o * self.c * self.kh * self.kw
+        threads = min(cpus(), len(self.slices)) if work > _SMALL else 1
+
+        def several(slices: list[slice]) -> list[Any]:
+            return [task(part) for part in slices]
+
+        with single_threaded_blas():
+            if threads <= 1:
+                return several(self.slices)
+            ends = [i * len(self.slices) // threads for i in range(threads + 1)]
+            done = shared.run([partial(several, self.slices[a:b]) for a, b in pairwise(ends)])
+            return [result for results in done for result in results]
+
+
+class _Seen:
+    """Memory for a strip of the padded image, and what each row of outputs sees in it.
+
+    With `ones`, there is one more line behind the pixels of each row, all 1: in the product, the bias belongs to it.
+    """
+
+    def __init__(self, plan: _Plan, samples: int, dtype: Any, *, ones: bool = False) -> None:
+        self.plan, self.samples, self.ones = plan, samples, ones
+        self.memory = np.empty(plan.height * self._lines(plan.widest + plan.kw - 1) * samples, dtype)
+        self.width = -1
+
+    def _lines(self, width: int) -> int:
+        return width * self.plan.c + self.ones
+
+    def windows(self, strip: _Strip, x: Array) -> Array:
+        """Return (OH, KH · lines, N) of what the rows of a strip see in images (H, W, C, N)."""
+        plan, samples, lines = self.plan, self.samples, self._lines(strip.width)
+        seen = self.memory[: plan.height * lines * samples].reshape(plan.height, lines, samples)
+        if strip.width != self.width:  # rows of padding are the same for all strips of one width
+            seen[: plan.top] = 0
+            seen[plan.top + plan.h :] = 0
+            if self.ones:
+                seen[:, -1] = 1
+            self.width = strip.width
+        rows = seen[plan.top : plan.top + plan.h]
+        first, last = strip.before * plan.c, (strip.before + strip.last - strip.first) * plan.c
+        if first:
+            rows[:, :first] = 0
+        if last < strip.width * plan.c:
+            rows[:, last : strip.width * plan.c] = 0
+        inside = rows[:, first:last].reshape(plan.h, strip.last - strip.first, plan.c, samples)
+        np.copyto(inside, x[:, strip.first : strip.last])
+        return _overlapping(seen, plan.oh, plan.kh)
+
+
+def _overlapping(rows: Array, count: int, height: int) -> Array:
+    """Return (count, height · lines, N): so many neighbouring rows (lines, N) from each of the first rows on."""
+    _, lines, samples = rows.shape
+    return np.ndarray((count, height * lines, samples), rows.dtype, rows, strides=rows.strides)
+
+
+def _by_pixels(x: Array, dtype: Any) -> Array:
+    """Return (N, C, H, W) as (H, W, C, N), a view if it lies in memory like that."""
+    return np.ascontiguousarray(x.transpose(2, 3, 1, 0), dtype)
+
+
+def correlate(x: Array, weight: Array, bias: Array | None, *, padding: Padding, output: Pair) -> Array:
+    """Return y (N, O, OH, OW), in memory order (OH, OW, O, N), of x (N, C, H, W) and a weight (O, C, KH, KW).
+
+    All are computed in the type of the weight.
+    """
+    plan = _Plan(weight.shape, len(x), (x.shape[2], x.shape[3]), padding, output)
+    images = _by_pixels(x, weight.dtype)
+    matrices = {count: _with_bias(plan.matrix(weight, count), bias) for count in plan.counts}
+    y = np.empty((plan.oh, plan.ow, plan.o, plan.n), weight.dtype)
+
+    def task(part: slice) -> None:
+        samples = part.stop - part.start
+        seen = _Seen(plan, samples, y.dtype, ones=bias is not None)
+        for strip in plan.strips:
+            block = y[:, strip.start : strip.start + strip.count, :, part].reshape(plan.oh, -1, samples)
+            np.matmul(matrices[strip.count], seen.windows(strip, images[..., part]), out=block)
+
+    plan.run(task)
+    return y.transpose(3, 2, 0, 1)
+
+
+def _with_bias(matrix: Array, bias: Array | None) -> Array:
+    """Return the matrix (P · O, KH · lines) of a strip, with the bias in the last line of the first row."""
+    p, o, kh, *_ = matrix.shape
+    if bias is None:
+        return matrix.reshape(p * o, -1)
+    wide = np.zeros((p, o, kh, matrix[0, 0, 0].size + 1), matrix.dtype)
+    wide[..., :-1] = matrix.reshape(p, o, kh, -1)
+    wide[:, :, 0, -1] = bias
+    return wide.reshape(p * o, -1)
+
+
+def correlate_weight(x: Array, g: Array, kernel: Pair, *, padding: Padding, dtype: Any) -> Array:
+    """Return the gradient (O, C, KH, KW) of the weight from x (N, C, H, W) and g (N, O, OH, OW)."""
+    n, o, *output = g.shape
+    c, *size = x.shape[1:]
+    plan = _Plan((o, c, *kernel), n, (size[0], size[1]), padding, (output[0], output[1]))
+    images, given = _by_pixels(x, dtype), _by_pixels(g, dtype)
+
+    def task(part: slice) -> dict[int, Array]:
+        samples = part.stop - part.start
+        seen = _Seen(plan, samples, dtype)
+        totals: dict[int, Array] = {}
+        for strip in plan.strips:
+            windows = seen.windows(strip, images[..., part])
+            block = given[:, strip.start : strip.start + strip.count, :, part].reshape(plan.oh, -1, samples)
+            # BLAS is faster with the higher matrix first.
+            total = np.matmul(windows, block.transpose(0, 2, 1)).sum(axis=0)
+            totals[strip.count] = totals.get(strip.count, 0) + total
+        return totals
+
+    gw = np.zeros((*kernel, c, o), dtype)
+    for totals in plan.run(task):
+        for count, total in totals.items():
+            matrix = total.reshape(plan.kh, count + plan.kw - 1, c, count, o)
+            for p in range(count):
+                gw += matrix[:, p : p + plan.kw, :, p]
+    return np.ascontiguousarray(gw.transpose(3, 2, 0, 1))
+
+
+def input_gradient(g: Array, weight: Array, *, size: Pair, padding: Padding) -> Array:
+    """Return the gradient (N, C, H, W) of the input, in memory order (H, W, C, N), from g (N, O, OH, OW)."""
+    n, _, oh, ow = g.shape
+    plan = _Plan(weight.shape, n, size, padding, (oh, ow))
+    given = _by_pixels(g, weight.dtype)
+    # Rows of outputs in ascending order meet the rows of the kernel in descending order.
+    matrices = {
+        count: plan.matrix(weight, count)[:, :, ::-1].transpose(3, 4, 2, 0, 1).reshape(-1, plan.kh * count * plan.o)
+        for count in plan.counts
+    }
+    gx = np.empty((plan.h, plan.w, plan.c, n), weight.dtype)
+    runs = list(_runs(plan))
+
+    def task(part: slice) -> None:
+        samples = part.stop - part.start
+        rows = np.empty(plan.oh * plan.widest * plan.o * samples, gx.dtype)
+        sums = np.empty(plan.h * (plan.widest + plan.kw - 1) * plan.c * samples, gx.dtype)
+        done = 0  # columns of the image that earlier strips have written
+        for strip in plan.strips:
+            block = given[:, strip.start : strip.start + strip.count, :, part]
+            outputs = rows[: block.size].reshape(plan.oh, strip.count * plan.o, samples)
+            np.copyto(outputs.reshape(block.shape), block)
+            spread = sums[: plan.h * strip.width * plan.c * samples].reshape(plan.h, -1, samples)
+            for first, last, row, count, tap in runs:
+                _products(matrices[strip.count], outputs[row:], spread[first:last], count, tap)
+            pixels = spread.reshape(plan.h, strip.width, plan.c, samples)
+            _add(pixels[:, strip.before :], gx[..., part], strip, done)
+            done = max(done, strip.last)
+        gx[:, done:, :, part] = 0
+
+    plan.run(task)
+    return gx.transpose(3, 2, 0, 1)
+
+
+def _runs(plan: _Plan) -> Iterator[tuple[int, int, int, int, int]]:
+    """Yield runs of image rows that meet equally many rows of outputs through the same rows of the kernel.
+
+    Each is (first, last row, first row of outputs that the first one meets, how many, how many taps are left out); in a
+    run of several, each row meets outputs one row further down.
+    """
+    met = []
+    for row in range(plan.h):
+        first = row + plan.top - (plan.kh - 1)
+        start, end = max(0, first), min(plan.oh, row + plan.top + 1)
+        met.append((start, max(0, end - start), start - first))
+    row = 0
+    while row < plan.h:
+        last = row + 1
+        while last < plan.h and met[last] == (met[row][0] + last - row, *met[row][1:]):
+            last += 1
+        yield row, last, *met[row]
+        row = last
+
+
+def _products(matrix: Array, outputs: Array, to: Array, count: int, tap: int) -> None:
+    """Write, for a run of image rows, the products with the `count` rows of outputs that each of them meets."""
+    if not count:
+        to[...] = 0
+        return
+    height = outputs.shape[1]
+    np.matmul(matrix[:, tap * height : (tap + count) * height], _overlapping(outputs, len(to), count), out=to)
+
+
+def _add(pixels: Array, gx: Array, strip: _Strip, done: int) -> None:
+    """Add a strip to the gradient of the image (H, W, C, N), of which the first `done` columns have been written."""
+    again = max(0, min(done, strip.last) - strip.first)
+    old = gx[:, strip.first : strip.first + again]
+    np.add(old, pixels[:, :again], out=old)
+    np.copyto(gx[:, strip.first + again : strip.last], pixels[:, again : strip.last - strip.first])
