@@ -287,10 +287,27 @@ def test_products_of_blas_are_those_of_matmul(dtype, add):
                 np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.parametrize("with_blas", [True, False])
+def test_a_product_looked_at_once_reads_what_its_arrays_hold_at_each_call(with_blas, monkeypatch):
+    if not with_blas:
+        monkeypatch.setattr(blas, "_gemm", lambda kind: None)
+    rng = np.random.default_rng(0)
+    a, b, out = rng.normal(size=(3, 5)), rng.normal(size=(5, 4)), np.zeros((3, 4))
+    write = blas.product(a, b, out)
+    for _ in range(3):
+        a[...], b[...] = rng.normal(size=a.shape), rng.normal(size=b.shape)
+        write()
+        np.testing.assert_allclose(out, a @ b, rtol=1e-12)
+    add = blas.product(a, b, out, add=True)
+    add()
+    add()
+    np.testing.assert_allclose(out, 3 * (a @ b), rtol=1e-12)
+
+
 def test_products_of_misfits_are_refused_before_anything_is_written():
     a, b, out = np.ones((2, 3), "f"), np.ones((3, 4), "f"), np.zeros((2, 4), "f")
     for wrong in ((a, b, out[:1]), (a, b, out[:, :3]), (a[:, :2], b, out), (a.astype(float), b, out)):
-        with pytest.raises(ValueError, match="multiply"):
+        with pytest.raises(ValueError, match="sizes must agree"):
             blas.multiply(*wrong)
     read_only = np.zeros((2, 4), "f")
     read_only.flags.writeable = False

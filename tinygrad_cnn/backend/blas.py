@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from .threads import blas_files
 
-__all__ = ["multiply"]
+__all__ = ["multiply", "product"]
 
 Array = np.ndarray[Any, Any]
 Call = Callable[..., None]
@@ -68,25 +68,36 @@ def _stored(a: Array) -> tuple[int, int] | None:
     return None
 
 
-def multiply(a: Array, b: Array, out: Array, *, add: bool = False) -> None:
-    """Write the matrix product a b to `out`, or add it to what is there; all of one type, `out` with whole rows."""
+def product(a: Array, b: Array, out: Array, *, add: bool = False) -> Callable[[], Any]:
+    """Return a call that writes the matrix product a b to `out`, or adds it to what is there.
+
+    The operands are looked at once: a loop that repeats a product of the same arrays, with other numbers in them, only
+    calls. All are of one type, and `out` has whole rows.
+    """
     if a.shape[1] != b.shape[0] or out.shape != (a.shape[0], b.shape[1]) or not a.dtype == b.dtype == out.dtype:
         raise ValueError(
-            f"multiply: {a.dtype} {a.shape} times {b.dtype} {b.shape} does not fit {out.dtype} {out.shape}; sizes "
+            f"a product of {a.dtype} {a.shape} times {b.dtype} {b.shape} does not fit {out.dtype} {out.shape}; sizes "
             "must agree and types be the same"
         )
     if not out.flags.writeable:
-        raise ValueError("multiply: the result is read-only")
+        raise ValueError("a product: the result is read-only")
     call = _gemm(out.dtype.char) if out.dtype.char in "fd" else None
     left, right, result = _stored(a), _stored(b), _stored(out)
     if not (call and left and right and result and result[0] == _PLAIN and out.size and a.size):
-        if add:
-            out += np.matmul(a, b)
-        else:
-            np.matmul(a, b, out=out)
-        return
-    call(
-        _ROW_MAJOR, left[0], right[0], out.shape[0], out.shape[1], a.shape[1], 1.0,
-        a.__array_interface__["data"][0], left[1], b.__array_interface__["data"][0], right[1],
-        1.0 if add else 0.0, out.__array_interface__["data"][0], result[1],
+        return partial(_add_product, a, b, out) if add else partial(np.matmul, a, b, out=out)
+    places = [ctypes.c_void_p(array.__array_interface__["data"][0]) for array in (a, b, out)]
+    for place, array in zip(places, (a, b, out), strict=True):
+        place.array = array  # type: ignore[attr-defined]  # lives as long as its address is used
+    return partial(
+        call, _ROW_MAJOR, left[0], right[0], out.shape[0], out.shape[1], a.shape[1], 1.0, places[0], left[1],
+        places[1], right[1], 1.0 if add else 0.0, places[2], result[1],
     )  # fmt: skip
+
+
+def _add_product(a: Array, b: Array, out: Array) -> None:
+    out += np.matmul(a, b)
+
+
+def multiply(a: Array, b: Array, out: Array, *, add: bool = False) -> None:
+    """Write the matrix product a b to `out`, or add it to what is there: once what `product` returns a call for."""
+    product(a, b, out, add=add)()

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from .blas import multiply
+from .blas import multiply, product
 from .geometry import Padding, Pair
 from .threads import cpus, shared, single_threaded_blas
 
@@ -189,18 +189,21 @@ def correlate(
 
     def task(bands: range, start: int, end: int) -> None:
         sums, products = _lines(POINTS, c, w * n, x.dtype), _lines(POINTS, end - start, ow * n, x.dtype)
+        whole = spans[0][2] - spans[0][1] == ow
+        calls: list[Callable[[], Any]] = []  # the same for every band
+        for k in range(POINTS):
+            to = products[k]
+            if not whole:
+                calls.append(partial(to.fill, 0))
+            for number, (j, first, last, seen) in enumerate(spans):
+                if first < last:
+                    matrix = matrices[k, j][:, start:end].T if turned else matrices[k, j][start:end]
+                    read = sums[k, :, seen * n : (seen + last - first) * n]
+                    calls.append(product(matrix, read, to[:, first * n : last * n], add=number > 0 or not whole))
         for band in bands:
             _sums_of_rows(forward, flat, band * OUT - top, sums)
-            for k in range(POINTS):
-                to = products[k]
-                whole = spans[0][2] - spans[0][1] == ow
-                if not whole:
-                    to[...] = 0
-                for number, (j, first, last, seen) in enumerate(spans):
-                    if first < last:
-                        matrix = matrices[k, j][:, start:end].T if turned else matrices[k, j][start:end]
-                        read = sums[k, :, seen * n : (seen + last - first) * n]
-                        multiply(matrix, read, to[:, first * n : last * n], add=number > 0 or not whole)
+            for call in calls:
+                call()
             if bias is not None:
                 products[_AT_ONE] += bias[start:end, None]
             rows = min(OUT, oh - band * OUT)
@@ -232,20 +235,20 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, padding: Padding) -> A
         chosen = sorted({k for k, _, _ in points})
         forward, back = _B[chosen].astype(x.dtype), np.ascontiguousarray(_A.T[chosen]).astype(x.dtype)
         sums, spread = _lines(len(chosen), c, w * n, x.dtype), _lines(len(chosen), o, ow * n, x.dtype)
+        calls = []  # the same for every band
+        for k, start, end in points:
+            number = chosen.index(k)
+            for j in range(kw):
+                first, last, seen = _columns(j, left, w, ow)
+                if first < last:
+                    left_side = spread[number, start:end, first * n : last * n]
+                    right_side = sums[number, :, seen * n : (seen + last - first) * n].T
+                    calls.append(product(left_side, right_side, total[k, j, start:end], add=True))
         for band in range(count):
             _sums_of_rows(forward, flat_x, band * OUT - top, sums)
             _sums_of_rows(back, flat_g, band * OUT, spread)
-            for k, start, end in points:
-                number = chosen.index(k)
-                for j in range(kw):
-                    first, last, seen = _columns(j, left, w, ow)
-                    if first < last:
-                        multiply(
-                            spread[number, start:end, first * n : last * n],
-                            sums[number, :, seen * n : (seen + last - first) * n].T,
-                            total[k, j, start:end],
-                            add=True,
-                        )
+            for call in calls:
+                call()
 
     with single_threaded_blas():
         threads = cpus()
