@@ -102,10 +102,18 @@ def test_what_bands_cannot_do(changed):
     assert not any(isinstance(one, patches.Band) for one in patches.choose_patches([layer]))
 
 
-def test_lenet_is_computed_in_patches_and_bands():
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_bands_are_for_lenet_where_small_products_are_fast(unpacked, monkeypatch):
     """The choice for the network that this was made for."""
+    monkeypatch.setattr(patches, "multiplies_unpacked", lambda: unpacked)
     first = Convolution(0, 1, (1, 6), (28, 28), (5, 5), (1, 1), ((2, 2), (2, 2)), (1, 1), True, (2, 2))
     second = Convolution(2, 3, (6, 16), (14, 14), (5, 5), (1, 1), NONE, (1, 1), True, (2, 2))
     chosen = patches.choose_patches([first, second])
-    assert [type(one) for one in chosen] == [patches.Patch, patches.Band]
-    assert chosen[0].result_phases == chosen[1].phases == (1, 2)
+    assert [type(one) for one in chosen] == [patches.Patch, patches.Band if unpacked else patches.Patch]
+    assert chosen[0].result_phases == chosen[1].phases == ((1, 2) if unpacked else (2, 2))
+
+
+def test_bands_are_for_wider_layers_everywhere(monkeypatch):
+    monkeypatch.setattr(patches, "multiplies_unpacked", lambda: False)
+    layer = Convolution(0, 1, (32, 64), (14, 14), (5, 5), (1, 1), NONE, (1, 1), True, (2, 2))
+    assert [type(one) for one in patches.choose_patches([layer])] == [patches.Band]

@@ -262,6 +262,7 @@ def outcome(batch, **options):
 def test_results_do_not_depend_on_tiles_or_threads(batch, options, monkeypatch):
     monkeypatch.setattr(stages, "_NARROWEST", 1)
     monkeypatch.setattr(stages, "_UNPACKED", 5000)
+    monkeypatch.setattr(stages, "multiplies_unpacked", lambda: True)
     loss, gradients, logits = outcome(batch, **options)
     monkeypatch.undo()
     expected_loss, expected_gradients, expected_logits = outcome(batch, tile=batch, threads=1)

@@ -12,8 +12,9 @@ calls that are bound to their arguments, so that the time goes into arithmetic. 
   contiguous blocks. And the positions of the patches are sorted by their place (the phase) in the patches of the next
   layer, which then reads each phase as one strided view: no element is ever moved only to change its place.
 - *Bands.* A convolution five columns wide takes 6 products where it took 10, by Winograd's algorithm: see `bands`.
-- *Pieces.* OpenBLAS multiplies small matrices without packing them first, up to twice as fast. So a wide product is cut
-  into pieces of at most a million multiplications, as one batched call.
+- *Pieces.* With AVX-512, OpenBLAS multiplies small matrices without packing them first, up to twice as fast. So there a
+  wide product is cut into pieces of at most a million multiplications, as one batched call; elsewhere it is not, and
+  bands, whose products are small, are for layers of more channels.
 
 Bias and ReLU come after the pool, on a quarter of the elements: max(x + b) = max(x) + b, and ReLU is monotonic.
 

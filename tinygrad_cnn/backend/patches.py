@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from .threads import multiplies_unpacked
+
 __all__ = ["SMALL_MATRIX", "Band", "Convolution", "Linear", "Patch", "choose_patches", "largest_tile"]
 
 Array = np.ndarray[Any, Any]
@@ -225,7 +227,10 @@ class Band:
     def cost(self) -> float:
         """An estimate of the time, on the scale of that of patches: 6 products, and transforms to and fro."""
         c, o = self.layer.channels
-        return self.bands * self.tiles * (6 * _product(2 * o, self.rows * c) + 240 * (c + o))
+        arithmetic = 6 * _product(2 * o, self.rows * c)
+        if not multiplies_unpacked():
+            arithmetic *= 1.5  # smaller matrices than those of patches
+        return self.bands * self.tiles * (arithmetic + 240 * (c + o))
 
 
 def _windows(layer: Convolution, patch: Pair) -> Pair:

@@ -12,7 +12,7 @@ from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
-__all__ = ["Crew", "blas_files", "cpus", "in_parts", "shared", "single_threaded_blas"]
+__all__ = ["Crew", "blas_files", "cpus", "in_parts", "multiplies_unpacked", "shared", "single_threaded_blas"]
 
 IDLE_SECONDS = 1.0
 
@@ -44,6 +44,20 @@ def _blas() -> tuple[Any, ...]:
 def blas_files() -> list[str]:
     """Return the paths of the BLAS libraries loaded."""
     return [str(library.filepath) for library in _blas()]
+
+
+@cache
+def multiplies_unpacked() -> bool:
+    """Return whether BLAS multiplies small matrices as they are. OpenBLAS does where the processor has AVX-512.
+
+    Elsewhere it packs them first, which takes long beside a product of few rows, and is not saved by cutting it.
+    """
+    return all(
+        library.internal_api != "openblas" or str(library.architecture).lower() in _UNPACKING for library in _blas()
+    )
+
+
+_UNPACKING = ("skylakex", "cooperlake", "sapphirerapids")  # names of processors in OpenBLAS
 
 
 @cache
