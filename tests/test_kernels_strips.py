@@ -32,13 +32,13 @@ def geometry(padding):
 
 
 @quick
-@given(cases(), st.sampled_from([1, 3, 8]), st.sampled_from([1, 40, 1 << 17]), st.sampled_from([0.1, 16, 1000]))
-def test_strips_agree_with_loops_however_they_are_cut(case, shortest, cached, copying):
+@given(cases(), st.sampled_from([1, 2, 5]), st.sampled_from([0.1, 16, 1000]))
+def test_strips_agree_with_loops_however_they_are_cut(case, threads, copying):
     x, weight, bias, g, padding = case
     output, size, kernel = g.shape[2:], x.shape[2:], weight.shape[2:]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strips, "_SHORTEST", shortest)
-        patch.setattr(strips, "_CACHED", cached)
+        patch.setattr(strips, "_SMALL", 0)
+        patch.setattr(strips, "cpus", lambda: threads)
         patch.setattr(strips, "_COPYING", copying)
         y = strips.correlate(x, weight, bias, padding=padding, output=output)
         gw = strips.correlate_weight(x, g, kernel, padding=padding, dtype=x.dtype)
@@ -48,27 +48,6 @@ def test_strips_agree_with_loops_however_they_are_cut(case, shortest, cached, co
     np.testing.assert_allclose(gw, slow_gw, atol=1e-11)
     np.testing.assert_allclose(gx, slow_gx, atol=1e-12)
     assert (y.shape, gx.shape, gw.shape) == (g.shape, x.shape, weight.shape)
-
-
-@quick
-@given(cases())
-def test_threads_change_no_bit(case):
-    x, weight, bias, g, padding = case
-
-    def results(threads):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(strips, "_SHORTEST", 2)
-            patch.setattr(strips, "_CACHED", 1)
-            patch.setattr(strips, "_SMALL", 0)
-            patch.setattr(strips, "cpus", lambda: threads)
-            return (
-                strips.correlate(x, weight, bias, padding=padding, output=g.shape[2:]),
-                strips.correlate_weight(x, g, weight.shape[2:], padding=padding, dtype=x.dtype),
-                strips.input_gradient(g, weight, size=x.shape[2:], padding=padding),
-            )
-
-    for one, three in zip(results(1), results(3), strict=True):
-        np.testing.assert_array_equal(one, three)
 
 
 def images(n=16, c=2, size=(9, 8), o=5, kernel=5, dtype=np.float32):

@@ -194,7 +194,7 @@ def relu_gradient(g: Array, x: Array) -> Array:
             b = min(a + _BLOCK, last)
             _mask(source[a:b], given[a:b], to[a:b])
 
-    in_parts(task, x.size, 4 * x.size)
+    in_parts(task, x.size, 6 * x.size)
     return y
 
 
@@ -207,10 +207,15 @@ _BITS = {size: np.dtype(f"i{size}") for size in (2, 4, 8)}
 
 
 def chosen(mask: Array, g: Array, out: Array) -> None:
-    """Write g where the mask holds, else 0, to out of the same type, 2, 4 or 8 bytes wide.
+    """Write g where the mask holds, else 0, to another array of the same type, 2, 4 or 8 bytes wide.
 
     The bits of g are multiplied as whole numbers, by 1 or by 0, so that a NaN or an infinity is left out like any other
     number. This is ten times as fast as `np.where`.
     """
     kind = _BITS[g.dtype.itemsize]
-    np.multiply(g.view(kind), mask, out=out.view(kind))
+    bits = out.view(kind)
+    if bits.shape == g.shape:
+        np.copyto(bits, mask)  # a product of two types would be taken by way of a buffer
+        np.multiply(g.view(kind), bits, out=bits)
+    else:
+        np.multiply(g.view(kind), mask, out=bits)

@@ -229,6 +229,16 @@ def conv2d_weight_gradient(
 # Pooling --------------------------------------------------------------------------------------------------------------
 
 
+_POOLED = 1 << 19  # elements of an input that are pooled at a time: intermediate results stay in the cache
+
+
+def _blocks(start: int, end: int, row: int) -> Iterator[slice]:
+    """Cut rows of outputs, which see `row` elements each, into blocks; smaller ones cost more calls than they save."""
+    step = max(1, _POOLED // max(1, row))
+    for first in range(start, end, step):
+        yield slice(first, min(first + step, end))
+
+
 def max_pool2d(x: Array, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, output: Pair) -> Array:
     """Return the maximum of every window; outside counts as -inf, and NaN is larger than everything."""
     (kh, kw), (sh, sw), (dh, dw), (oh, ow) = kernel, stride, dilation, output
@@ -236,15 +246,17 @@ def max_pool2d(x: Array, *, kernel: Pair, stride: Pair, padding: Padding, dilati
     y = np.empty_like(p[:, _shift(0, sh, oh), _shift(0, sw, ow)])
 
     def task(start: int, end: int) -> None:
-        tall = p[:, _shift(start * sh, sh, end - start)]
-        for i in range(1, kh):  # a maximum over a rectangle is one over its rows' maxima
-            tall = np.maximum(tall, p[:, _shift(start * sh + i * dh, sh, end - start)], out=None if i == 1 else tall)
-        part = y[:, start:end]
-        first, *others = (tall[:, :, _shift(j * dw, sw, ow)] for j in range(kw))
-        if not others:
-            np.copyto(part, first)
-        for other in others:
-            first = np.maximum(first, other, out=part)
+        for band in _blocks(start, end, sh * p[:, 0].size):
+            count = band.stop - band.start
+            tall = p[:, _shift(band.start * sh, sh, count)]
+            for i in range(1, kh):  # a maximum over a rectangle is one over its rows' maxima
+                tall = np.maximum(tall, p[:, _shift(band.start * sh + i * dh, sh, count)], out=None if i == 1 else tall)
+            part = y[:, band]
+            first, *others = (tall[:, :, _shift(j * dw, sw, ow)] for j in range(kw))
+            if not others:
+                np.copyto(part, first)
+            for other in others:
+                first = np.maximum(first, other, out=part)
 
     in_parts(task, oh, 2 * x.size)
     return _outermost(y)
@@ -322,7 +334,7 @@ def max_pool2d_input_gradient(
     # In ceil mode the last window may reach beyond the image; then it has no second row or column.
     halves = halves and 2 * g.shape[2] <= x.shape[2] and 2 * g.shape[3] <= x.shape[3]
     if halves and ties == "first" and g.dtype == x.dtype and not np.isnan(y).any():
-        return _halved_gradient(g, x)
+        return _halved_gradient(g, x, y)
     maxima = _Maxima(x, y, kernel, stride, padding, dilation, ties)
     share = _innermost(g)
     if ties == "split":
@@ -335,37 +347,38 @@ def max_pool2d_input_gradient(
     return _outermost(gx[:, top : top + h, left : left + w])
 
 
-def _halved_gradient(g: Array, x: Array) -> Array:
-    """Return the gradient of a 2 x 2 pool with stride 2: two comparisons, first of rows, then of columns.
+def _halved_gradient(g: Array, x: Array, y: Array) -> Array:
+    """Return the gradient of a 2 x 2 pool with stride 2, of whose maxima none is NaN.
 
-    Where the maximum of the lower row is not the larger one, g belongs to the upper; there the same with columns.
+    One place of all windows after the other takes g where it has the maximum y, and leaves the rest to the next; the
+    last gets what remains. NumPy is slow with arrays that have gaps, but copies them fast.
     """
     (h, w), (oh, ow) = x.shape[2:], g.shape[2:]
-    values, given = _innermost(x), _innermost(g)
+    values, maxima, given = _innermost(x), _innermost(y), _innermost(g)
     gx = np.empty_like(values)
     if (2 * oh, 2 * ow) != (h, w):
         gx[:, 2 * oh :] = 0
         gx[:, :, 2 * ow :] = 0
+    bits = np.dtype(f"i{g.dtype.itemsize}")
 
     def task(start: int, end: int) -> None:
-        left, right = (values[:, 2 * start : 2 * end, j : 2 * ow : 2] for j in (0, 1))
-        tall = np.maximum(left, right)
-        share = np.empty_like(tall[:, 0::2])  # in the memory order of x, whatever that of g is
-        share[...] = given[:, start:end]
-        rows_of_g = np.empty_like(tall)
-        _halve(tall[:, 0::2], tall[:, 1::2], share, rows_of_g[:, 0::2], rows_of_g[:, 1::2])
-        to_left, to_right = (gx[:, 2 * start : 2 * end, j : 2 * ow : 2] for j in (0, 1))
-        _halve(left, right, rows_of_g, to_left, to_right)
+        for band in _blocks(start, end, 2 * values[:, 0].size):
+            count = band.stop - band.start
+            left, best, share = (np.empty_like(values[:, :count, :ow]) for _ in range(3))
+            np.copyto(left, given[:, band])
+            np.copyto(best, maxima[:, band])
+            for place in range(4):
+                down, across = _shift(2 * band.start + place // 2, 2, count), _shift(place % 2, 2, ow)
+                if place == 3:
+                    share = left
+                else:
+                    np.copyto(share, values[:, down, across])
+                    chosen(np.equal(share, best), left, share)
+                    np.bitwise_xor(left.view(bits), share.view(bits), out=left.view(bits))
+                np.copyto(gx[:, down, across], share)
 
-    in_parts(task, oh, 4 * x.size)
+    in_parts(task, oh, 10 * x.size)
     return _outermost(gx)
-
-
-def _halve(first: Array, second: Array, g: Array, to_first: Array, to_second: Array) -> None:
-    """Write g to where the larger of two is, to the first if they are equal, and 0 to the other."""
-    kind = np.dtype(f"i{g.dtype.itemsize}")
-    chosen(np.greater(second, first), g, to_second)
-    np.bitwise_xor(to_second.view(kind), g.view(kind), out=to_first.view(kind))
 
 
 def max_pool2d_select(

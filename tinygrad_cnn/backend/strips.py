@@ -9,7 +9,7 @@ of outputs sees is one matrix (KH · columns · C, N) as it lies in memory, whic
   times higher matrix for (P + KW − 1) / KW times the arithmetic. BLAS is slow for the few rows of a small layer.
 - The gradients are the same strips read backwards, and the gradient of the input is written once per strip.
 
-A slice of the batch is taken at a time, so that a strip and its result stay in the L2 cache.
+Threads share the rows of an image, not the batch: slices of the batch would shorten all runs in memory.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ Array = np.ndarray[Any, Any]
 _FEW_ROWS = 48  # KH · C below which this is to be used: then most of the time goes into columns
 _FEW_FILTERS = 32
 _SMALLEST_BATCH = 16
-_CACHED = 1 << 17  # numbers of a strip and its result: half of a usual L2 cache
-_SHORTEST = 64  # samples of a slice; below, runs in memory are short, and products narrow
-_SMALL = 100_000_000  # multiplications below which two threads hinder each other more than they help
+_SMALL = 25_000_000  # multiplications below which two threads hinder each other more than they help
 _COPYING = 16  # multiplications in the time of copying a number
 
 
@@ -46,35 +44,36 @@ def pays(batch: int, weight: Sequence[int], stride: Pair, dilation: Pair) -> boo
     )  # fmt: skip
 
 
-class _Strip:
-    """P columns of outputs from `start` on, and the columns of the padded image that they see."""
+class _Span:
+    """Some rows or columns of outputs, `start` to `end`, and those of the image that they see.
 
-    def __init__(self, plan: _Plan, start: int, end: int) -> None:
-        self.start, self.count = start, end - start
-        self.width = self.count + plan.kw - 1
-        first = start - plan.left
-        self.first, self.last = max(0, first), max(0, min(plan.w, first + self.width))  # of the image
-        self.before = self.first - first  # columns of padding in the strip
+    Attributes:
+        width: how many rows or columns of the padded image they see.
+        first, last: which of them are in the image.
+        before: how many lie before the image.
+    """
+
+    def __init__(self, start: int, end: int, kernel: int, padding: int, size: int) -> None:
+        self.start, self.end, self.count = start, end, end - start
+        self.width = self.count + kernel - 1
+        self.first = min(size, max(0, start - padding))
+        self.last = max(self.first, min(size, start - padding + self.width))
+        self.before = min(self.width, self.first - (start - padding))
+        self.after = self.before + self.last - self.first
 
 
 class _Plan:
-    """How a convolution is cut into strips of outputs and slices of the batch."""
+    """How a convolution is cut into strips of columns, and into bands of rows for threads."""
 
     def __init__(self, weight: Sequence[int], batch: int, size: Pair, padding: Padding, output: Pair) -> None:
         self.o, self.c, self.kh, self.kw = weight
         self.n, (self.h, self.w), (self.oh, self.ow) = batch, size, output
-        (self.top, self.bottom), (self.left, _) = padding
-        self.height = self.top + self.h + self.bottom
+        (self.top, _), (self.left, _) = padding
         count = -(-self.ow // min(range(1, self.ow + 1), key=self._cost))
         ends = [i * self.ow // count for i in range(count + 1)]
-        self.strips = [_Strip(self, a, b) for a, b in pairwise(ends)]
-        self.widest = max(strip.count for strip in self.strips)
+        self.strips = [_Span(a, b, self.kw, self.left, self.w) for a, b in pairwise(ends)]
         self.counts = {strip.count for strip in self.strips}
-        per_sample = self.height * (self.widest + self.kw - 1) * self.c + self.oh * self.widest * self.o
-        slices = max(1, min(-(-per_sample * self.n // _CACHED), self.n // _SHORTEST))
-        ends = [i * self.n // slices for i in range(slices + 1)]
-        self.slices = [slice(a, b) for a, b in pairwise(ends)]
-        self.samples = max(b - a for a, b in pairwise(ends))
+        self.widest = max(self.counts)
 
     def _cost(self, columns: int) -> float:
         """Estimate the time per output of strips so many columns wide: arithmetic, dearer if low, and copying."""
@@ -89,55 +88,53 @@ class _Plan:
             matrix[p, :, :, p : p + self.kw] = filters
         return matrix
 
-    def run(self, task: Callable[[slice], Any]) -> list[Any]:
-        """Run `task` for each slice of the batch, in as many threads as pay; return what it returns, in order."""
+    def rows(self, start: int, end: int) -> _Span:
+        """Return some rows of outputs, and what they see."""
+        return _Span(start, end, self.kh, self.top, self.h)
+
+    def run(self, task: Callable[[int, int], Any], rows: int) -> list[Any]:
+        """Run `task(start, end)` on parts of so many rows, in as many threads as pay; return what it returns."""
         work = self.n * self.oh * self.ow * self.o * self.c * self.kh * self.kw
-        threads = min(cpus(), len(self.slices)) if work > _SMALL else 1
-
-        def several(slices: list[slice]) -> list[Any]:
-            return [task(part) for part in slices]
-
+        threads = min(cpus(), rows) if work > _SMALL else 1
         with single_threaded_blas():
             if threads <= 1:
-                return several(self.slices)
-            ends = [i * len(self.slices) // threads for i in range(threads + 1)]
-            done = shared.run([partial(several, self.slices[a:b]) for a, b in pairwise(ends)])
-            return [result for results in done for result in results]
+                return [task(0, rows)]
+            ends = [i * rows // threads for i in range(threads + 1)]
+            return shared.run([partial(task, a, b) for a, b in pairwise(ends)])
 
 
 class _Seen:
-    """Memory for a strip of the padded image, and what each row of outputs sees in it.
+    """Memory for the part of a strip that some rows of outputs see, and what each of them sees in it.
 
     With `ones`, there is one more line behind the pixels of each row, all 1: in the product, the bias belongs to it.
     """
 
-    def __init__(self, plan: _Plan, samples: int, dtype: Any, *, ones: bool = False) -> None:
-        self.plan, self.samples, self.ones = plan, samples, ones
-        self.memory = np.empty(plan.height * self._lines(plan.widest + plan.kw - 1) * samples, dtype)
+    def __init__(self, plan: _Plan, rows: _Span, dtype: Any, *, ones: bool = False) -> None:
+        self.plan, self.rows, self.ones = plan, rows, ones
+        self.memory = np.empty(rows.width * self._lines(plan.widest + plan.kw - 1) * plan.n, dtype)
         self.width = -1
 
     def _lines(self, width: int) -> int:
         return width * self.plan.c + self.ones
 
-    def windows(self, strip: _Strip, x: Array) -> Array:
-        """Return (OH, KH · lines, N) of what the rows of a strip see in images (H, W, C, N)."""
-        plan, samples, lines = self.plan, self.samples, self._lines(strip.width)
-        seen = self.memory[: plan.height * lines * samples].reshape(plan.height, lines, samples)
-        if strip.width != self.width:  # rows of padding are the same for all strips of one width
-            seen[: plan.top] = 0
-            seen[plan.top + plan.h :] = 0
+    def windows(self, strip: _Span, x: Array) -> Array:
+        """Return (rows, KH · lines, N) of what the rows see of a strip in images (H, W, C, N)."""
+        rows, c, n, lines = self.rows, self.plan.c, self.plan.n, self._lines(strip.width)
+        seen = self.memory[: rows.width * lines * n].reshape(rows.width, lines, n)
+        if strip.width != self.width:  # what is padding, or 1, is the same for all strips of one width
+            seen[: rows.before] = 0
+            seen[rows.after :] = 0
             if self.ones:
                 seen[:, -1] = 1
             self.width = strip.width
-        rows = seen[plan.top : plan.top + plan.h]
-        first, last = strip.before * plan.c, (strip.before + strip.last - strip.first) * plan.c
-        if first:
-            rows[:, :first] = 0
-        if last < strip.width * plan.c:
-            rows[:, last : strip.width * plan.c] = 0
-        inside = rows[:, first:last].reshape(plan.h, strip.last - strip.first, plan.c, samples)
-        np.copyto(inside, x[:, strip.first : strip.last])
-        return _overlapping(seen, plan.oh, plan.kh)
+        inside, pixels = seen[rows.before : rows.after], strip.width * c
+        if strip.before:
+            inside[:, : strip.before * c] = 0
+        if strip.after < strip.width:
+            inside[:, strip.after * c : pixels] = 0
+        image = x[rows.first : rows.last, strip.first : strip.last]
+        np.copyto(inside[:, strip.before * c : strip.after * c].reshape(image.shape), image)
+        return _overlapping(seen, rows.count, self.plan.kh)
 
 
 def _overlapping(rows: Array, count: int, height: int) -> Array:
@@ -161,14 +158,13 @@ def correlate(x: Array, weight: Array, bias: Array | None, *, padding: Padding, 
     matrices = {count: _with_bias(plan.matrix(weight, count), bias) for count in plan.counts}
     y = np.empty((plan.oh, plan.ow, plan.o, plan.n), weight.dtype)
 
-    def task(part: slice) -> None:
-        samples = part.stop - part.start
-        seen = _Seen(plan, samples, y.dtype, ones=bias is not None)
+    def task(start: int, end: int) -> None:
+        seen = _Seen(plan, plan.rows(start, end), y.dtype, ones=bias is not None)
         for strip in plan.strips:
-            block = y[:, strip.start : strip.start + strip.count, :, part].reshape(plan.oh, -1, samples)
-            np.matmul(matrices[strip.count], seen.windows(strip, images[..., part]), out=block)
+            block = y[start:end, strip.start : strip.end].reshape(end - start, -1, plan.n)
+            np.matmul(matrices[strip.count], seen.windows(strip, images), out=block)
 
-    plan.run(task)
+    plan.run(task, plan.oh)
     return y.transpose(3, 2, 0, 1)
 
 
@@ -190,20 +186,19 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, padding: Padding, dtyp
     plan = _Plan((o, c, *kernel), n, (size[0], size[1]), padding, (output[0], output[1]))
     images, given = _by_pixels(x, dtype), _by_pixels(g, dtype)
 
-    def task(part: slice) -> dict[int, Array]:
-        samples = part.stop - part.start
-        seen = _Seen(plan, samples, dtype)
+    def task(start: int, end: int) -> dict[int, Array]:
+        seen = _Seen(plan, plan.rows(start, end), dtype)
         totals: dict[int, Array] = {}
         for strip in plan.strips:
-            windows = seen.windows(strip, images[..., part])
-            block = given[:, strip.start : strip.start + strip.count, :, part].reshape(plan.oh, -1, samples)
+            windows = seen.windows(strip, images)
+            block = given[start:end, strip.start : strip.end].reshape(end - start, -1, n)
             # BLAS is faster with the higher matrix first.
             total = np.matmul(windows, block.transpose(0, 2, 1)).sum(axis=0)
             totals[strip.count] = totals.get(strip.count, 0) + total
         return totals
 
     gw = np.zeros((*kernel, c, o), dtype)
-    for totals in plan.run(task):
+    for totals in plan.run(task, plan.oh):
         for count, total in totals.items():
             matrix = total.reshape(plan.kh, count + plan.kw - 1, c, count, o)
             for p in range(count):
@@ -222,44 +217,49 @@ def input_gradient(g: Array, weight: Array, *, size: Pair, padding: Padding) -> 
         for count in plan.counts
     }
     gx = np.empty((plan.h, plan.w, plan.c, n), weight.dtype)
-    runs = list(_runs(plan))
 
-    def task(part: slice) -> None:
-        samples = part.stop - part.start
-        rows = np.empty(plan.oh * plan.widest * plan.o * samples, gx.dtype)
-        sums = np.empty(plan.h * (plan.widest + plan.kw - 1) * plan.c * samples, gx.dtype)
+    def task(start: int, end: int) -> None:
+        runs = list(_runs(plan, start, end))
+        rows = np.empty(oh * plan.widest * plan.o * n, gx.dtype)
+        sums = np.empty((end - start) * (plan.widest + plan.kw - 1) * plan.c * n, gx.dtype)
+        upper, lower = (
+            min(run[2] for run in runs),
+            max(last - first + row + count for first, last, row, count, _ in runs),
+        )
         done = 0  # columns of the image that earlier strips have written
         for strip in plan.strips:
-            block = given[:, strip.start : strip.start + strip.count, :, part]
-            outputs = rows[: block.size].reshape(plan.oh, strip.count * plan.o, samples)
+            block = given[upper:lower, strip.start : strip.end]
+            outputs = rows[: block.size].reshape(len(block), strip.count * plan.o, n)
             np.copyto(outputs.reshape(block.shape), block)
-            spread = sums[: plan.h * strip.width * plan.c * samples].reshape(plan.h, -1, samples)
+            spread = sums[: (end - start) * strip.width * plan.c * n].reshape(end - start, -1, n)
             for first, last, row, count, tap in runs:
-                _products(matrices[strip.count], outputs[row:], spread[first:last], count, tap)
-            pixels = spread.reshape(plan.h, strip.width, plan.c, samples)
-            _add(pixels[:, strip.before :], gx[..., part], strip, done)
+                _products(
+                    matrices[strip.count], outputs[row - upper :], spread[first - start : last - start], count, tap
+                )
+            pixels = spread.reshape(end - start, strip.width, plan.c, n)
+            _add(pixels[:, strip.before :], gx[start:end], strip, done)
             done = max(done, strip.last)
-        gx[:, done:, :, part] = 0
+        gx[start:end, done:] = 0
 
-    plan.run(task)
+    plan.run(task, plan.h)
     return gx.transpose(3, 2, 0, 1)
 
 
-def _runs(plan: _Plan) -> Iterator[tuple[int, int, int, int, int]]:
+def _runs(plan: _Plan, start: int, end: int) -> Iterator[tuple[int, int, int, int, int]]:
     """Yield runs of image rows that meet equally many rows of outputs through the same rows of the kernel.
 
     Each is (first, last row, first row of outputs that the first one meets, how many, how many taps are left out); in a
     run of several, each row meets outputs one row further down.
     """
-    met = []
-    for row in range(plan.h):
+    met = {}
+    for row in range(start, end):
         first = row + plan.top - (plan.kh - 1)
-        start, end = max(0, first), min(plan.oh, row + plan.top + 1)
-        met.append((start, max(0, end - start), start - first))
-    row = 0
-    while row < plan.h:
+        above, below = min(plan.oh, max(0, first)), min(plan.oh, row + plan.top + 1)
+        met[row] = above, max(0, below - above), above - first
+    row = start
+    while row < end:
         last = row + 1
-        while last < plan.h and met[last] == (met[row][0] + last - row, *met[row][1:]):
+        while last < end and met[last] == (met[row][0] + last - row, *met[row][1:]):
             last += 1
         yield row, last, *met[row]
         row = last
@@ -274,7 +274,7 @@ def _products(matrix: Array, outputs: Array, to: Array, count: int, tap: int) ->
     np.matmul(matrix[:, tap * height : (tap + count) * height], _overlapping(outputs, len(to), count), out=to)
 
 
-def _add(pixels: Array, gx: Array, strip: _Strip, done: int) -> None:
+def _add(pixels: Array, gx: Array, strip: _Span, done: int) -> None:
     """Add a strip to the gradient of the image (H, W, C, N), of which the first `done` columns have been written."""
     again = max(0, min(done, strip.last) - strip.first)
     old = gx[:, strip.first : strip.first + again]
