@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from .blas import multiply
+from .blas import add_products, multiply
 from .threads import cpus, in_parts, shared, single_threaded_blas
 
 __all__ = ["correlate", "correlate_weight", "from_rows", "padded_rows", "spread"]
@@ -107,22 +107,41 @@ class _Plan:
         self.band = 1 if self.views or self.dh > 1 else self._best_band(copying)
         self.depth = (self.band - 1) * self.sh + self.kh if self.dh == 1 else self.kh  # input rows of a band
         self.inner = self.depth * self.c * (1 if self.views else self.kw)
-        wide = self.inner if not self.views else self.band * self.o
-        width = max(1, _WORKSPACE // max(1, wide * self.n))
-        unpacked = _UNPACKED // max(1, self.band * self.o * self.inner * self.n)
-        if unpacked * self.n >= _NARROWEST:
-            width = min(width, -(-self.ow // -(-self.ow // unpacked)))  # pieces of equal width
-        width = max(1, min(width, self.ow))
         # A piece is a batch of bands, as many as fit into the workspace, but enough pieces for all threads.
         self.threads = cpus() if self.work > _SMALL else 1
         self.bands = self.oh // self.band
-        several = max(1, _WORKSPACE // max(1, wide * self.n * width)) if width == self.ow else 1
-        several = min(several, -(-self.bands // self.threads))
+        width = max(1, min(self._room(1), self.ow))
+        self.run = self._unpacked(width)
+        if self.views:
+            width = self.run
+        several = 1
+        if width == self.ow:
+            # Bands share rows, so that each further one needs less than the first.
+            share = max(1, -(-self.bands // self.threads))
+            several = next((count for count in range(share, 1, -1) if self._room(count) >= self.ow), 1)
         self.pieces = [
             (first, min(first + several, self.bands), start, min(start + width, self.ow))
             for first in range(0, self.bands, several)
             for start in range(0, self.ow, width)
         ]
+
+    def _room(self, bands: int) -> int:
+        """Return for how many output columns of so many bands the workspace has room."""
+        if self.views:
+            lines = bands * self.band * self.o
+        else:
+            lines = self._lines(bands) * self.c * self.kw
+        return _WORKSPACE // max(1, lines * self.n)
+
+    def _lines(self, bands: int) -> int:
+        """Return how many rows of columns so many bands need: where nothing lies between rows, bands share them."""
+        return (bands - 1) * self.band * self.sh + self.depth if self.dh == 1 else bands * self.depth
+
+    def _unpacked(self, width: int) -> int:
+        """Return how many of these columns a product has: as many as BLAS does not pack, if they divide all."""
+        most = _UNPACKED // max(1, self.band * self.o * self.inner * self.n)
+        run = next((run for run in range(min(most, width), 0, -1) if width % run == 0), 0)
+        return run if run * self.n >= _NARROWEST else width
 
     def _best_band(self, copying: int) -> int:
         def cost(band: int) -> float:
@@ -174,6 +193,16 @@ class _Plan:
         bands = y.reshape(self.bands, self.band * self.o, self.ow * self.n)
         return bands[first:last, :, start * self.n : end * self.n]
 
+    def in_runs(self, matrices: Array) -> Array:
+        """Return the view (bands, runs, lines, columns of a run) of matrices (bands, lines, columns) of a piece."""
+        bands, lines, columns = matrices.shape
+        length = self.run * self.n
+        if not length or columns % length:
+            return matrices[:, None]
+        band, line, size = matrices.strides
+        shape, strides = (bands, columns // length, lines, length), (band, length * size, line, size)
+        return as_strided(matrices, shape, strides)
+
     def shifted(self, j: int, start: int = 0) -> Array:
         """Return what kernel column j sees from the output column `start` on: (H, C, columns, N), all neighbours."""
         column, phase = divmod(j * self.dw, self.sw)
@@ -194,23 +223,26 @@ class _Plan:
                 flat = (count, self.inner, length)
                 return [as_strided(x, flat, (step, c, n), writeable=False) for x in shifted]
             return [part.reshape(count, self.inner, length) for part in parts]
-        w = self.x.strides[2]
+        w, length = self.x.strides[2], (end - start) * self.n
         corner = self.x[first * self.band * self.sh :, :, start * self.sw :]
-        windows = as_strided(
-            corner,
-            (count, self.depth, self.c, self.kw, end - start, self.n),
-            (step, h * self.dh, c, w * self.dw, w * self.sw, n),
-            writeable=False,
-        )
+        if self.dh > 1:
+            shape, strides = (count, self.depth, self.c, self.kw, end - start, self.n), (step, h * self.dh, c)
+        else:  # every row once, whatever the number of bands that see it
+            shape, strides = (self._lines(count), self.c, self.kw, end - start, self.n), (h, c)
+        windows = as_strided(corner, shape, (*strides, w * self.dw, w * self.sw, n), writeable=False)
         columns = workspace[: windows.size].reshape(windows.shape)
         np.copyto(columns, windows)
-        return [columns.reshape(count, self.inner, (end - start) * self.n)]
+        size = columns.itemsize
+        lines = self.c * self.kw * (self.depth if self.dh > 1 else self.band * self.sh)  # from band to band
+        strides = (lines * length * size, length * size, size)
+        return [as_strided(columns, (count, self.inner, length), strides, writeable=False)]
 
     def workspace(self) -> Array:
         """Return memory for the columns of the largest piece."""
-        rows = 0 if self.views else self.inner
-        size = max(((last - first) * (end - start) for first, last, start, end in self.pieces), default=0)
-        return np.empty(rows * size * self.n, self.x.dtype)
+        if self.views:
+            return np.empty(0, self.x.dtype)
+        sizes = (self._lines(last - first) * (end - start) for first, last, start, end in self.pieces)
+        return np.empty(max(sizes, default=0) * self.c * self.kw * self.n, self.x.dtype)
 
     def share(self, task: Callable[[list[Piece]], Any]) -> list[Any]:
         """Run `task(pieces)` in as many threads as pay, each on a contiguous part of the pieces."""
@@ -248,10 +280,9 @@ def correlate(
             block = plan.block(y, piece)
             for number, (matrix, seen) in enumerate(zip(matrices, plan.seen(piece, workspace), strict=True)):
                 if number == 0:
-                    np.matmul(matrix, seen, out=block)
+                    np.matmul(matrix, plan.in_runs(seen), out=plan.in_runs(block))
                 else:
-                    for to, band in zip(block, seen, strict=True):
-                        multiply(matrix, band, to, add=True)
+                    add_products(matrix, seen, block)
             if offsets is not None:
                 np.add(block, offsets, out=block)
 
@@ -277,10 +308,10 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, dilation
             for total, seen in zip(totals, plan.seen(piece, workspace), strict=True):
                 left, right = (block, seen) if upright else (seen, block)
                 if plan.views:
-                    for a, b in zip(left, right, strict=True):
-                        multiply(a, b.T, total, add=True)
+                    add_products(left, right.transpose(0, 2, 1), total)
                 else:  # small products: one call for all bands of a piece
-                    np.add(total, np.matmul(left, right.transpose(0, 2, 1)).sum(axis=0), out=total)
+                    parts = np.matmul(plan.in_runs(left), plan.in_runs(right).transpose(0, 1, 3, 2))
+                    np.add(total, parts.sum(axis=(0, 1)), out=total)
         return totals
 
     shares = plan.share(task)
