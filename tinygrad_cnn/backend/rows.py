@@ -33,7 +33,7 @@ Pair = tuple[int, int]
 Piece = tuple[int, int, int, int]  # first and last band, first and last column of outputs
 
 _WORKSPACE = 1 << 18  # elements of a workspace: 1 MiB of float32, half of a usual L2 cache
-_SMALL = 100_000_000  # multiplications below which two threads hinder each other more than they help
+_SMALL = 30_000_000  # multiplications below which two threads hinder each other more than they help
 _COPYING = 4  # numbers computed with in the time of copying one in short runs
 _FEW_ROWS = 48  # KH · C below which columns beat views
 
@@ -311,7 +311,8 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, dilation
                     add_products(left, right.transpose(0, 2, 1), total)
                 else:  # small products: one call for all bands of a piece
                     parts = np.matmul(plan.in_runs(left), plan.in_runs(right).transpose(0, 1, 3, 2))
-                    np.add(total, parts.sum(axis=(0, 1)), out=total)
+                    for part in parts.reshape(-1, *shape):
+                        np.add(total, part, out=total)
         return totals
 
     shares = plan.share(task)
@@ -324,32 +325,41 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, dilation
 
 def spread(g: Array, weight: Array, *, size: Pair, stride: Pair, dilation: Pair) -> Array:
     """Return the gradient (H, C, W, N) of a padded input: every g (OH, O, OW, N) times the kernel, in its place."""
-    oh, _, ow, n = g.shape
+    oh, o, ow, n = g.shape
     c = weight.shape[1]
     total: Array = np.zeros((size[0], c, size[1], n), g.dtype)
     # Columns are wanted whatever their number, and adding them costs more than copying.
     plan = _Plan(total, weight.shape, stride, dilation, (oh, ow), views=False, copying=60)
     matrix = plan.weights(weight)[0].T
-    (sh, sw), dw = stride, dilation[1]
+    (sh, sw), (dh, dw) = stride, dilation
+    step = plan.band * sh  # rows of the input from band to band
+    reach = (plan.depth - 1) * dh + 1
+    lines = g.reshape(plan.bands, plan.band * o, ow * n)
+    several = max(1, _WORKSPACE // max(1, plan.inner * ow * n))
 
-    def task(bounds: list[Pair]) -> None:
-        for first, last in bounds:
-            part = np.ascontiguousarray(g[..., first:last])
-            for row in range(0, oh, plan.band):
-                block = part[row : row + plan.band].reshape(matrix.shape[1], ow * (last - first))
-                seen = np.matmul(matrix, block).reshape(plan.depth, c, plan.kw, ow, last - first)
-                rows = total[row * sh : row * sh + (plan.depth - 1) * plan.dh + 1 : plan.dh, :, :, first:last]
+    def task(start: int, end: int, to: Array) -> None:
+        for first in range(start, end, several):
+            last = min(first + several, end)
+            seen = np.matmul(matrix, lines[first:last]).reshape(last - first, plan.depth, c, plan.kw, ow, n)
+            rows = to[(first - start) * step :]
+            for i in range(plan.depth):
                 for j in range(plan.kw):
-                    target = rows[:, :, j * dw : j * dw + sw * (ow - 1) + 1 : sw]
-                    np.add(target, seen[:, :, j], out=target)
+                    columns = slice(j * dw, j * dw + sw * (ow - 1) + 1, sw)
+                    target = rows[i * dh : i * dh + (last - first - 1) * step + 1 : step, :, columns]
+                    np.add(target, seen[:, i, :, j], out=target)
 
     with single_threaded_blas():
-        count = min(cpus(), n // 16) if plan.work > _SMALL else 1
+        count = min(cpus(), plan.bands) if plan.work > _SMALL else 1
         if count <= 1:
-            task([(0, n)] if n else [])
-        else:
-            ends = [i * n // count for i in range(count + 1)]
-            shared.run([partial(task, [(a, b)]) for a, b in pairwise(ends)])
+            task(0, plan.bands if n else 0, total)
+            return total
+        # Bands of two threads meet in the same rows, so each has rows of its own, which are added at the end.
+        ends = [i * plan.bands // count for i in range(count + 1)]
+        places = [slice(a * step, (b - 1) * step + reach) for a, b in pairwise(ends)]
+        parts = [total[places[0]], *(np.zeros_like(total[place]) for place in places[1:])]
+        shared.run([partial(task, a, b, part) for (a, b), part in zip(pairwise(ends), parts, strict=True)])
+        for place, part in zip(places[1:], parts[1:], strict=True):
+            np.add(total[place], part, out=total[place])
     return total
 
 
