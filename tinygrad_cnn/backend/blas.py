@@ -146,13 +146,14 @@ def add_products(a: Array, b: Array, out: Array) -> None:
     found = _look(*first)
     if found is None:
         for i in range(count):
-            _without_blas(*(array[i] if array.ndim == 3 else array for array in (a, b, out)), True)
+            x, y, z = (array[i] if array.ndim == 3 else array for array in (a, b, out))
+            _without_blas(x, y, z, True)
         return
     call, left, right, step = found
     (m, n), k = first[2].shape, first[0].shape[1]
-    x, y, z = map(_place, first)
+    places = [_place(array) for array in first]
     for i in range(count):
         call(
-            _ROW_MAJOR, left[0], right[0], m, n, k, 1.0, x + i * steps[0], left[1], y + i * steps[1], right[1],
-            1.0, z + i * steps[2], step,
+            _ROW_MAJOR, left[0], right[0], m, n, k, 1.0, places[0] + i * steps[0], left[1],
+            places[1] + i * steps[1], right[1], 1.0, places[2] + i * steps[2], step,
         )  # fmt: skip

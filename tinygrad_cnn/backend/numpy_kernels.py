@@ -132,8 +132,7 @@ def conv2d(
         y = winograd.correlate(seen, kernel, bias, padding=padding, output=(oh, ow))
         return rows.from_rows(y.astype(result, copy=False))
     if groups == 1:
-        seen = rows.padded_rows(x, *padding, work)
-        y = rows.correlate(seen, kernel, bias, stride=stride, dilation=dilation, output=(oh, ow))
+        y = rows.correlate(x, kernel, bias, stride=stride, padding=padding, dilation=dilation, output=(oh, ow))
         return rows.from_rows(y.astype(result, copy=False))
     columns = _columns(x, (kh, kw), stride, padding, dilation, groups, work)
     y = np.matmul(kernel.reshape(groups, o // groups, columns.shape[1]), columns).reshape(o, oh, ow, n)
@@ -183,8 +182,7 @@ def _single_input_gradient(
         gx = winograd.correlate(seen, weight, None, padding=around, output=size, turned=True)
         return rows.from_rows(gx.astype(result, copy=False))
     if stride == (1, 1) and c * 2 >= o and min(map(min, around)) >= 0:
-        seen = rows.padded_rows(g, *around, weight.dtype)
-        gx = rows.correlate(seen, weight, None, stride=(1, 1), dilation=dilation, output=size, turned=True)
+        gx = rows.correlate(g, weight, None, stride=(1, 1), padding=around, dilation=dilation, output=size, turned=True)
         return rows.from_rows(gx.astype(result, copy=False))
     flat = rows.padded_rows(g, (0, 0), (0, 0), weight.dtype)
     if c >= _FEW_CHANNELS:
@@ -206,9 +204,8 @@ def conv2d_weight_gradient(
         gw: Array = winograd.correlate_weight(seen, flat, kernel, padding=padding)
         return gw.astype(np.result_type(x, g), copy=False)
     if groups == 1:
-        seen = rows.padded_rows(x, *padding, work)
         flat = rows.padded_rows(g, (0, 0), (0, 0), work)
-        gw = rows.correlate_weight(seen, flat, kernel, stride=stride, dilation=dilation)
+        gw = rows.correlate_weight(x, flat, kernel, stride=stride, padding=padding, dilation=dilation)
         return gw.astype(np.result_type(x, g), copy=False)
     columns = _columns(x, kernel, stride, padding, dilation, groups, work)
     flat = _innermost(g).reshape(groups, o // groups, oh * ow * n).astype(work, copy=False)
