@@ -304,6 +304,29 @@ def test_a_product_looked_at_once_reads_what_its_arrays_hold_at_each_call(with_b
     np.testing.assert_allclose(out, 3 * (a @ b), rtol=1e-12)
 
 
+@pytest.mark.parametrize("with_blas", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_products_of_stacks_are_added_one_by_one_or_all_to_one(with_blas, count, monkeypatch):
+    if not with_blas:
+        monkeypatch.setattr(blas, "_gemm", lambda kind: None)
+    rng = np.random.default_rng(0)
+    whole = rng.normal(size=(2 * count + 1, 9, 11))
+    rights = whole[: 2 * count : 2, :5, :4], whole[:count, :4, 2:7].transpose(0, 2, 1), whole[:count, :5, ::-1][..., :4]
+    for b in rights:
+        for a in (rng.normal(size=(3, 5)), rng.normal(size=(count, 5, 3)).transpose(0, 2, 1)):
+            start = rng.normal(size=(count, 3, 6))
+            each, one = start.copy(), np.ones((3, 4))
+            blas.add_products(a, b, each[..., 1:5])
+            expected = start.copy()
+            expected[..., 1:5] += np.matmul(a, b)
+            np.testing.assert_allclose(each, expected, rtol=1e-12)
+            blas.add_products(a, b, one)
+            np.testing.assert_allclose(one, 1 + np.matmul(a, b).sum(axis=0), rtol=1e-12)
+    if count:
+        with pytest.raises(ValueError, match="same length"):
+            blas.add_products(np.ones((count + 1, 3, 5)), np.ones((count, 5, 4)), np.ones((3, 4)))
+
+
 def test_products_of_misfits_are_refused_before_anything_is_written():
     a, b, out = np.ones((2, 3), "f"), np.ones((3, 4), "f"), np.zeros((2, 4), "f")
     for wrong in ((a, b, out[:1]), (a, b, out[:, :3]), (a[:, :2], b, out), (a.astype(float), b, out)):

@@ -16,7 +16,7 @@ import numpy as np
 
 from .threads import blas_files
 
-__all__ = ["multiply", "product"]
+__all__ = ["add_products", "multiply", "product"]
 
 Array = np.ndarray[Any, Any]
 Call = Callable[..., None]
@@ -68,15 +68,14 @@ def _stored(a: Array) -> tuple[int, int] | None:
     return None
 
 
-def product(a: Array, b: Array, out: Array, *, add: bool = False) -> Callable[[], Any]:
-    """Return a call that writes the matrix product a b to `out`, or adds it to what is there.
+def _look(a: Array, b: Array, out: Array) -> tuple[Call, tuple[int, int], tuple[int, int], int] | None:
+    """Return how BLAS is called for these matrices: the function, what it is told about a and b, and the step of out.
 
-    The operands are looked at once: a loop that repeats a product of the same arrays, with other numbers in them, only
-    calls. All are of one type, and `out` has whole rows.
+    None stands for matrices that BLAS cannot read, or where there is nothing to do.
     """
     if a.shape[1] != b.shape[0] or out.shape != (a.shape[0], b.shape[1]) or not a.dtype == b.dtype == out.dtype:
         raise ValueError(
-            f"a product of {a.dtype} {a.shape} times {b.dtype} {b.shape} does not fit {out.dtype} {out.shape}; sizes "
+            f"a product of {a.dtype} {a.shape} and {b.dtype} {b.shape} does not fit {out.dtype} {out.shape}; sizes "
             "must agree and types be the same"
         )
     if not out.flags.writeable:
@@ -84,20 +83,77 @@ def product(a: Array, b: Array, out: Array, *, add: bool = False) -> Callable[[]
     call = _gemm(out.dtype.char) if out.dtype.char in "fd" else None
     left, right, result = _stored(a), _stored(b), _stored(out)
     if not (call and left and right and result and result[0] == _PLAIN and out.size and a.size):
-        return partial(_add_product, a, b, out) if add else partial(np.matmul, a, b, out=out)
-    places = [ctypes.c_void_p(array.__array_interface__["data"][0]) for array in (a, b, out)]
+        return None
+    return call, left, right, result[1]
+
+
+def _place(a: Array) -> int:
+    place: int = a.__array_interface__["data"][0]
+    return place
+
+
+def multiply(a: Array, b: Array, out: Array, *, add: bool = False) -> None:
+    """Write the matrix product a b to `out`, or add it to what is there; all of one type, `out` with whole rows."""
+    found = _look(a, b, out)
+    if found is None:
+        _without_blas(a, b, out, add)
+        return
+    call, left, right, step = found
+    call(
+        _ROW_MAJOR, left[0], right[0], out.shape[0], out.shape[1], a.shape[1], 1.0, _place(a), left[1],
+        _place(b), right[1], 1.0 if add else 0.0, _place(out), step,
+    )  # fmt: skip
+
+
+def _without_blas(a: Array, b: Array, out: Array, add: bool) -> None:
+    if add:
+        out += np.matmul(a, b)
+    else:
+        np.matmul(a, b, out=out)
+
+
+def product(a: Array, b: Array, out: Array, *, add: bool = False) -> Callable[[], Any]:
+    """Return a call that does what `multiply` does.
+
+    The operands are looked at once, which takes as long as a small product: a loop that repeats a product of the same
+    arrays, with other numbers in them, only calls.
+    """
+    found = _look(a, b, out)
+    if found is None:
+        return partial(_without_blas, a, b, out, add)
+    call, left, right, step = found
+    places = [ctypes.c_void_p(_place(array)) for array in (a, b, out)]
     for place, array in zip(places, (a, b, out), strict=True):
         place.array = array  # type: ignore[attr-defined]  # lives as long as its address is used
     return partial(
         call, _ROW_MAJOR, left[0], right[0], out.shape[0], out.shape[1], a.shape[1], 1.0, places[0], left[1],
-        places[1], right[1], 1.0 if add else 0.0, places[2], result[1],
+        places[1], right[1], 1.0 if add else 0.0, places[2], step,
     )  # fmt: skip
 
 
-def _add_product(a: Array, b: Array, out: Array) -> None:
-    out += np.matmul(a, b)
+def add_products(a: Array, b: Array, out: Array) -> None:
+    """Add the product of each pair of matrices of two stacks to its matrix of `out`, or all to the one that `out` is.
 
-
-def multiply(a: Array, b: Array, out: Array, *, add: bool = False) -> None:
-    """Write the matrix product a b to `out`, or add it to what is there: once what `product` returns a call for."""
-    product(a, b, out, add=add)()
+    A single matrix a meets all of b. The operands are looked at once, as in `product`.
+    """
+    count = len(b)
+    if not count:
+        return
+    steps = [array.strides[0] if array.ndim == 3 else 0 for array in (a, b, out)]
+    first = [array[0] if array.ndim == 3 else array for array in (a, b, out)]
+    if any(array.ndim == 3 and len(array) != count for array in (a, out)):
+        raise ValueError(f"stacks of {a.shape}, {b.shape} and {out.shape} matrices do not have the same length")
+    found = _look(*first)
+    if found is None:
+        for i in range(count):
+            x, y, z = (array[i] if array.ndim == 3 else array for array in (a, b, out))
+            _without_blas(x, y, z, True)
+        return
+    call, left, right, step = found
+    (m, n), k = first[2].shape, first[0].shape[1]
+    places = [_place(array) for array in first]
+    for i in range(count):
+        call(
+            _ROW_MAJOR, left[0], right[0], m, n, k, 1.0, places[0] + i * steps[0], left[1],
+            places[1] + i * steps[1], right[1], 1.0, places[2] + i * steps[2], step,
+        )  # fmt: skip

@@ -135,8 +135,7 @@ def conv2d(
         y = strips.correlate(x, kernel, bias, padding=padding, output=(oh, ow))
         return y.astype(result, copy=False)
     if groups == 1:
-        seen = rows.padded_rows(x, *padding, work)
-        y = rows.correlate(seen, kernel, bias, stride=stride, dilation=dilation, output=(oh, ow))
+        y = rows.correlate(x, kernel, bias, stride=stride, padding=padding, dilation=dilation, output=(oh, ow))
         return rows.from_rows(y.astype(result, copy=False))
     columns = _columns(x, (kh, kw), stride, padding, dilation, groups, work)
     y = np.matmul(kernel.reshape(groups, o // groups, columns.shape[1]), columns).reshape(o, oh, ow, n)
@@ -190,8 +189,7 @@ def _single_input_gradient(
         gx = strips.input_gradient(g, weight, size=size, padding=padding)
         return gx.astype(result, copy=False)
     if stride == (1, 1) and c * 2 >= o and min(map(min, around)) >= 0:
-        seen = rows.padded_rows(g, *around, weight.dtype)
-        gx = rows.correlate(seen, weight, None, stride=(1, 1), dilation=dilation, output=size, turned=True)
+        gx = rows.correlate(g, weight, None, stride=(1, 1), padding=around, dilation=dilation, output=size, turned=True)
         return rows.from_rows(gx.astype(result, copy=False))
     flat = rows.padded_rows(g, (0, 0), (0, 0), weight.dtype)
     if c >= _FEW_CHANNELS:
@@ -216,9 +214,8 @@ def conv2d_weight_gradient(
         gw = strips.correlate_weight(x, g, kernel, padding=padding, dtype=work)
         return gw.astype(np.result_type(x, g), copy=False)
     if groups == 1:
-        seen = rows.padded_rows(x, *padding, work)
         flat = rows.padded_rows(g, (0, 0), (0, 0), work)
-        gw = rows.correlate_weight(seen, flat, kernel, stride=stride, dilation=dilation)
+        gw = rows.correlate_weight(x, flat, kernel, stride=stride, padding=padding, dilation=dilation)
         return gw.astype(np.result_type(x, g), copy=False)
     columns = _columns(x, kernel, stride, padding, dilation, groups, work)
     flat = _innermost(g).reshape(groups, o // groups, oh * ow * n).astype(work, copy=False)

@@ -23,17 +23,18 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from .blas import multiply
+from .blas import add_products, multiply
+from .geometry import Padding, Pair
 from .threads import cpus, in_parts, shared, single_threaded_blas
 
 __all__ = ["correlate", "correlate_weight", "from_rows", "padded_rows", "spread"]
 
 Array = np.ndarray[Any, Any]
-Pair = tuple[int, int]
 Piece = tuple[int, int, int, int]  # first and last band, first and last column of outputs
 
 _WORKSPACE = 1 << 18  # elements of a workspace: 1 MiB of float32, half of a usual L2 cache
-_SMALL = 100_000_000  # multiplications below which two threads hinder each other more than they help
+_SMALL = 30_000_000  # multiplications below which two threads hinder each other more than they help
+_FILTERS = 1 << 16  # numbers of the filters that are reordered at once
 _COPYING = 4  # numbers computed with in the time of copying one in short runs
 _FEW_ROWS = 48  # KH · C below which columns beat views
 
@@ -69,20 +70,72 @@ def from_rows(y: Array) -> Array:
     return y.transpose(3, 1, 0, 2)
 
 
-def _columns_by_phase(x: Array, stride: int) -> Array:
-    """Return (H, C, stride, ⌈W / stride⌉, N): the columns that a kernel with this stride meets, side by side."""
+def _columns_by_phase(x: Array, rows: Pair, columns: Pair, stride: int, dtype: Any) -> Array:
+    """Return a padded (N, C, H, W) array as (H, C, stride, ⌈W / stride⌉, N).
+
+    Columns that a kernel with this stride meets lie side by side. They are padded and sorted in one pass.
+    """
     if stride == 1:
-        return x[:, :, None]
-    h, c, w, n = x.shape
-    sorted_x: Array = np.empty((h, c, stride, -(-w // stride), n), x.dtype)
+        return padded_rows(x, rows, columns, dtype)[:, :, None]
+    view = x.transpose(2, 1, 3, 0)
+    (top, bottom), (left, right) = rows, columns
+    h, c, w, n = view.shape
+    out: Array = np.empty((h + top + bottom, c, stride, -(-(w + left + right) // stride), n), dtype)
+    out[:top] = 0
+    out[top + h :] = 0
+    inside = out[top : top + h]
 
     def task(first: int, last: int) -> None:
         for phase in range(stride):
-            columns = x[first:last, :, phase::stride]
-            sorted_x[first:last, :, phase, : columns.shape[2]] = columns
+            start = max(0, -((phase - left) // stride))  # the first of these columns that is inside of the image
+            met = view[first:last, :, start * stride + phase - left :: stride]
+            end = start + met.shape[2]
+            to = inside[first:last, :, phase]
+            to[:, :, :start] = 0
+            to[:, :, start:end] = met
+            to[:, :, end:] = 0
 
     in_parts(task, h, _COPYING * x.size)
-    return sorted_x
+    return out
+
+
+def _elements_last(filters: Array) -> Array:
+    """Return (O, KW, KH, C) as (O, C, KH, KW), some filters at a time, which stay in the cache."""
+    o, kw, kh, c = filters.shape
+    out: Array = np.empty((o, c, kh, kw), filters.dtype)
+    step = max(1, _FILTERS // max(1, c * kh * kw))
+
+    def task(start: int, end: int) -> None:
+        for first in range(start, end, step):
+            last = min(first + step, end)
+            for i in range(kh):
+                for j in range(kw):
+                    out[first:last, :, i, j] = filters[first:last, j, i]
+
+    in_parts(task, o, _COPYING * filters.size)
+    return out
+
+
+def _thinned(x: Array, kernel: Pair, stride: Pair, padding: Padding, output: Pair) -> tuple[Array, Pair]:
+    """Return an (N, C, H, W) array without what a kernel of one row or column steps over, and the stride left."""
+    parts, strides = [slice(None), slice(None)], list(stride)
+    for axis in (0, 1):
+        if kernel[axis] == 1 and not any(padding[axis]):
+            parts.append(slice(0, (output[axis] - 1) * stride[axis] + 1, stride[axis]))
+            strides[axis] = 1
+        else:
+            parts.append(slice(None))
+    return x[tuple(parts)], (strides[0], strides[1])
+
+
+def _plan(
+    x: Array, weight: tuple[int, ...], stride: Pair, padding: Padding, dilation: Pair, output: Pair, dtype: Any
+) -> _Plan:
+    """Return the plan of a correlation of x (N, C, H, W) with a weight of this shape."""
+    x, stride = _thinned(x, (weight[2], weight[3]), stride, padding, output)
+    if weight[1] * weight[2] >= _FEW_ROWS:
+        return _Plan(_columns_by_phase(x, *padding, stride[1], dtype), weight, stride, dilation, output)
+    return _Plan(padded_rows(x, *padding, dtype), weight, stride, dilation, output, views=False)
 
 
 class _Plan:
@@ -99,30 +152,54 @@ class _Plan:
         views: bool = True,
         copying: int = 12,
     ) -> None:
+        """Take x as padded rows, by phase of the columns (H, C, stride, W, N) for views, else (H, C, W, N)."""
         self.o, self.c, self.kh, self.kw = weight_shape
         (self.sh, self.sw), (self.dh, self.dw), (self.oh, self.ow) = stride, dilation, output
-        self.n = int(x.shape[3])
-        self.views = views and self.kh * self.c >= _FEW_ROWS
-        self.x = _columns_by_phase(x, self.sw) if self.views else x
+        self.n = int(x.shape[-1])
+        self.views, self.x = views, x
+        # Kernel columns that are one product, as (first, count): with a stride, those of neighbouring phases lie in
+        # memory as if they were further channels.
+        whole = self.kw // self.sw if self.dh == self.dw == 1 else 0
+        self.taps = [(i * self.sw, self.sw) for i in range(whole)]
+        self.taps += [(j, 1) for j in range(whole * self.sw, self.kw)]
         self.band = 1 if self.views or self.dh > 1 else self._best_band(copying)
         self.depth = (self.band - 1) * self.sh + self.kh if self.dh == 1 else self.kh  # input rows of a band
         self.inner = self.depth * self.c * (1 if self.views else self.kw)
-        wide = self.inner if not self.views else self.band * self.o
-        width = max(1, _WORKSPACE // max(1, wide * self.n))
-        unpacked = _UNPACKED // max(1, self.band * self.o * self.inner * self.n)
-        if unpacked * self.n >= _NARROWEST:
-            width = min(width, -(-self.ow // -(-self.ow // unpacked)))  # pieces of equal width
-        width = max(1, min(width, self.ow))
         # A piece is a batch of bands, as many as fit into the workspace, but enough pieces for all threads.
         self.threads = cpus() if self.work > _SMALL else 1
         self.bands = self.oh // self.band
-        several = max(1, _WORKSPACE // max(1, wide * self.n * width)) if width == self.ow else 1
-        several = min(several, -(-self.bands // self.threads))
+        width = max(1, min(self._room(1), self.ow))
+        self.run = self._unpacked(width)
+        if self.views:
+            width = self.run
+        several = 1
+        if width == self.ow:
+            # Bands share rows, so that each further one needs less than the first.
+            share = max(1, -(-self.bands // self.threads))
+            several = next((count for count in range(share, 1, -1) if self._room(count) >= self.ow), 1)
         self.pieces = [
             (first, min(first + several, self.bands), start, min(start + width, self.ow))
             for first in range(0, self.bands, several)
             for start in range(0, self.ow, width)
         ]
+
+    def _room(self, bands: int) -> int:
+        """Return for how many output columns of so many bands the workspace has room."""
+        if self.views:
+            lines = bands * self.band * self.o
+        else:
+            lines = self._lines(bands) * self.c * self.kw
+        return _WORKSPACE // max(1, lines * self.n)
+
+    def _lines(self, bands: int) -> int:
+        """Return how many rows of columns so many bands need: where nothing lies between rows, bands share them."""
+        return (bands - 1) * self.band * self.sh + self.depth if self.dh == 1 else bands * self.depth
+
+    def _unpacked(self, width: int) -> int:
+        """Return how many of these columns a product has: as many as BLAS does not pack, if they divide all."""
+        most = _UNPACKED // max(1, self.band * self.o * self.inner * self.n)
+        run = next((run for run in range(min(most, width), 0, -1) if width % run == 0), 0)
+        return run if run * self.n >= _NARROWEST else width
 
     def _best_band(self, copying: int) -> int:
         def cost(band: int) -> float:
@@ -145,7 +222,7 @@ class _Plan:
             # Elements are moved filter by filter, within the cache, and then as whole rows.
             filters = np.ascontiguousarray(weight.transpose(0, 3, 2, 1))  # (o, kw, kh, c)
             if not turned:
-                return [filters[:, j].reshape(self.o, self.inner) for j in range(self.kw)]
+                return [self._beside(filters[:, j : j + count]).reshape(self.o, -1) for j, count in self.taps]
             columns = np.ascontiguousarray(filters.transpose(1, 2, 0, 3)[::-1, ::-1])  # (kw, kh, o, c)
             return [column.reshape(self.inner, self.o).T for column in columns]
         if turned:
@@ -155,13 +232,24 @@ class _Plan:
             matrix[r, :, r * self.sh : r * self.sh + self.kh] = weight.transpose(0, 2, 1, 3)
         return [matrix.reshape(self.band * self.o, self.inner)]
 
+    def _beside(self, filters: Array) -> Array:
+        """Return (O, phases, KH, C) as (O, KH, C, phases)."""
+        o, count, kh, c = filters.shape
+        if count == 1:
+            return filters
+        out: Array = np.empty((o, kh, c, count), filters.dtype)
+        for phase in range(count):  # one at a time: numbers are moved in long loops
+            out[..., phase] = filters[:, phase]
+        return out
+
     def from_weights(self, matrices: list[Array]) -> Array:
         """Return the gradient of the weight from those of the matrices of a band: the sum over its shifted copies."""
         if self.views:
             filters = np.empty((self.o, self.kw, self.kh, self.c), matrices[0].dtype)
-            for j, m in enumerate(matrices):
-                filters[:, j] = m.reshape(self.o, self.kh, self.c)
-            return np.ascontiguousarray(filters.transpose(0, 3, 2, 1))
+            for (j, count), m in zip(self.taps, matrices, strict=True):
+                for phase in range(count):  # one at a time: numbers are moved in long loops
+                    filters[:, j + phase] = m.reshape(self.o, self.kh, self.c, count)[..., phase]
+            return _elements_last(filters)
         total: Array = np.zeros((self.o, self.c, self.kh, self.kw), matrices[0].dtype)
         full = matrices[0].reshape(self.band, self.o, self.depth, self.c, self.kw)
         for r in range(self.band):
@@ -173,6 +261,16 @@ class _Plan:
         first, last, start, end = piece
         bands = y.reshape(self.bands, self.band * self.o, self.ow * self.n)
         return bands[first:last, :, start * self.n : end * self.n]
+
+    def in_runs(self, matrices: Array) -> Array:
+        """Return the view (bands, runs, lines, columns of a run) of matrices (bands, lines, columns) of a piece."""
+        bands, lines, columns = matrices.shape
+        length = self.run * self.n
+        if not length or columns % length:
+            return matrices[:, None]
+        band, line, size = matrices.strides
+        shape, strides = (bands, columns // length, lines, length), (band, length * size, line, size)
+        return as_strided(matrices, shape, strides)
 
     def shifted(self, j: int, start: int = 0) -> Array:
         """Return what kernel column j sees from the output column `start` on: (H, C, columns, N), all neighbours."""
@@ -186,31 +284,39 @@ class _Plan:
         step, count = self.band * self.sh * h, last - first
         if self.views:
             length = (end - start) * self.n
-            shape = (count, self.depth, self.c, length)
-            shifted = [self.shifted(j, start)[first * self.band * self.sh :] for j in range(self.kw)]
-            # (row, channel) lie one stride apart, and so do (column, sample), unless rows are left out.
-            parts = [as_strided(x, shape, (step, h * self.dh, c, n), writeable=False) for x in shifted]
-            if self.dh == 1:
-                flat = (count, self.inner, length)
-                return [as_strided(x, flat, (step, c, n), writeable=False) for x in shifted]
-            return [part.reshape(count, self.inner, length) for part in parts]
-        w = self.x.strides[2]
+            shifted = [self.shifted(j, start)[first * self.band * self.sh :] for j, _ in self.taps]
+            if self.dh == 1:  # (row, channel) lie one stride apart, and so do (column, sample)
+                return [
+                    as_strided(x, (count, self.inner * taken, length), (step, c // taken, n), writeable=False)
+                    for x, (_, taken) in zip(shifted, self.taps, strict=True)
+                ]
+            by_row = (count, self.depth, self.c, length), (step, h * self.dh, c, n)
+            return [
+                as_strided(x, *by_row, writeable=False).reshape(count, self.inner, length)  # rows are left out
+                for x in shifted
+            ]
+        w, length = self.x.strides[2], (end - start) * self.n
         corner = self.x[first * self.band * self.sh :, :, start * self.sw :]
-        windows = as_strided(
-            corner,
-            (count, self.depth, self.c, self.kw, end - start, self.n),
-            (step, h * self.dh, c, w * self.dw, w * self.sw, n),
-            writeable=False,
-        )
+        if self.dh > 1:
+            lines, steps = [count, self.depth], [step, h * self.dh]
+        else:  # every row once, whatever the number of bands that see it
+            lines, steps = [self._lines(count)], [h]
+        shape = (*lines, self.c, self.kw, end - start, self.n)
+        strides = (*steps, c, w * self.dw, w * self.sw, n)
+        windows = as_strided(corner, shape, strides, writeable=False)
         columns = workspace[: windows.size].reshape(windows.shape)
         np.copyto(columns, windows)
-        return [columns.reshape(count, self.inner, (end - start) * self.n)]
+        size = columns.itemsize
+        between = self.c * self.kw * (self.depth if self.dh > 1 else self.band * self.sh)  # lines from band to band
+        places = (between * length * size, length * size, size)
+        return [as_strided(columns, (count, self.inner, length), places, writeable=False)]
 
     def workspace(self) -> Array:
         """Return memory for the columns of the largest piece."""
-        rows = 0 if self.views else self.inner
-        size = max(((last - first) * (end - start) for first, last, start, end in self.pieces), default=0)
-        return np.empty(rows * size * self.n, self.x.dtype)
+        if self.views:
+            return np.empty(0, self.x.dtype)
+        sizes = (self._lines(last - first) * (end - start) for first, last, start, end in self.pieces)
+        return np.empty(max(sizes, default=0) * self.c * self.kw * self.n, self.x.dtype)
 
     def share(self, task: Callable[[list[Piece]], Any]) -> list[Any]:
         """Run `task(pieces)` in as many threads as pay, each on a contiguous part of the pieces."""
@@ -228,18 +334,20 @@ def correlate(
     bias: Array | None,
     *,
     stride: Pair,
+    padding: Padding,
     dilation: Pair,
     output: Pair,
     turned: bool = False,
 ) -> Array:
-    """Return y (OH, O, OW, N) of a padded x (H, C, W, N) and a weight (O, C, KH, KW).
+    """Return y (OH, O, OW, N) of x (N, C, H, W), in any memory order, and a weight (O, C, KH, KW).
 
-    With `turned` the weight is (C, O, KH, KW) and is turned by 180°.
+    With `turned` the weight is (C, O, KH, KW) and is turned by 180°; then the stride is 1.
     """
     o, c, *kernel = weight.shape
-    plan = _Plan(x, (c, o, *kernel) if turned else weight.shape, stride, dilation, output)
+    shape = (c, o, *kernel) if turned else weight.shape
+    plan = _plan(x, shape, stride, padding, dilation, output, weight.dtype)
     matrices = plan.weights(weight, turned)
-    y: Array = np.empty((plan.oh, plan.o, plan.ow, plan.n), x.dtype)
+    y: Array = np.empty((plan.oh, plan.o, plan.ow, plan.n), weight.dtype)
     offsets = None if bias is None else np.tile(bias, plan.band)[:, None]
 
     def task(pieces: list[Piece]) -> None:
@@ -248,10 +356,9 @@ def correlate(
             block = plan.block(y, piece)
             for number, (matrix, seen) in enumerate(zip(matrices, plan.seen(piece, workspace), strict=True)):
                 if number == 0:
-                    np.matmul(matrix, seen, out=block)
+                    np.matmul(matrix, plan.in_runs(seen), out=plan.in_runs(block))
                 else:
-                    for to, band in zip(block, seen, strict=True):
-                        multiply(matrix, band, to, add=True)
+                    add_products(matrix, seen, block)
             if offsets is not None:
                 np.add(block, offsets, out=block)
 
@@ -259,10 +366,13 @@ def correlate(
     return y
 
 
-def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, dilation: Pair) -> Array:
-    """Return the gradient (O, C, KH, KW) of the weight from a padded x (H, C, W, N) and g (OH, O, OW, N)."""
+def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, padding: Padding, dilation: Pair) -> Array:
+    """Return the gradient (O, C, KH, KW) of the weight from x (N, C, H, W), in any memory order, and g (OH, O, OW, N).
+
+    The type of g is that of the result.
+    """
     oh, o, ow, _ = g.shape
-    plan = _Plan(x, (o, x.shape[1], *kernel), stride, dilation, (oh, ow))
+    plan = _plan(x, (o, x.shape[1], *kernel), stride, padding, dilation, (oh, ow), g.dtype)
 
     # BLAS is faster with the higher matrix first; from some height on, that does not pay for a transposed result.
     height = plan.band * plan.o
@@ -270,17 +380,18 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, dilation
 
     def task(pieces: list[Piece]) -> list[Array]:
         workspace = plan.workspace()
-        shape = (height, plan.inner) if upright else (plan.inner, height)
-        totals = [np.zeros(shape, x.dtype) for _ in range(plan.kw if plan.views else 1)]
+        widths = [plan.inner * count for _, count in plan.taps] if plan.views else [plan.inner]
+        totals = [np.zeros((height, width) if upright else (width, height), g.dtype) for width in widths]
         for piece in pieces:
             block = plan.block(g, piece)
             for total, seen in zip(totals, plan.seen(piece, workspace), strict=True):
                 left, right = (block, seen) if upright else (seen, block)
                 if plan.views:
-                    for a, b in zip(left, right, strict=True):
-                        multiply(a, b.T, total, add=True)
+                    add_products(left, right.transpose(0, 2, 1), total)
                 else:  # small products: one call for all bands of a piece
-                    np.add(total, np.matmul(left, right.transpose(0, 2, 1)).sum(axis=0), out=total)
+                    parts = np.matmul(plan.in_runs(left), plan.in_runs(right).transpose(0, 1, 3, 2))
+                    for part in parts.reshape(-1, *total.shape):
+                        np.add(total, part, out=total)
         return totals
 
     shares = plan.share(task)
@@ -293,32 +404,41 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, stride: Pair, dilation
 
 def spread(g: Array, weight: Array, *, size: Pair, stride: Pair, dilation: Pair) -> Array:
     """Return the gradient (H, C, W, N) of a padded input: every g (OH, O, OW, N) times the kernel, in its place."""
-    oh, _, ow, n = g.shape
+    oh, o, ow, n = g.shape
     c = weight.shape[1]
     total: Array = np.zeros((size[0], c, size[1], n), g.dtype)
     # Columns are wanted whatever their number, and adding them costs more than copying.
     plan = _Plan(total, weight.shape, stride, dilation, (oh, ow), views=False, copying=60)
     matrix = plan.weights(weight)[0].T
-    (sh, sw), dw = stride, dilation[1]
+    (sh, sw), (dh, dw) = stride, dilation
+    step = plan.band * sh  # rows of the input from band to band
+    reach = (plan.depth - 1) * dh + 1
+    lines = g.reshape(plan.bands, plan.band * o, ow * n)
+    several = max(1, _WORKSPACE // max(1, plan.inner * ow * n))
 
-    def task(bounds: list[Pair]) -> None:
-        for first, last in bounds:
-            part = np.ascontiguousarray(g[..., first:last])
-            for row in range(0, oh, plan.band):
-                block = part[row : row + plan.band].reshape(matrix.shape[1], ow * (last - first))
-                seen = np.matmul(matrix, block).reshape(plan.depth, c, plan.kw, ow, last - first)
-                rows = total[row * sh : row * sh + (plan.depth - 1) * plan.dh + 1 : plan.dh, :, :, first:last]
+    def task(start: int, end: int, to: Array) -> None:
+        for first in range(start, end, several):
+            last = min(first + several, end)
+            seen = np.matmul(matrix, lines[first:last]).reshape(last - first, plan.depth, c, plan.kw, ow, n)
+            rows = to[(first - start) * step :]
+            for i in range(plan.depth):
                 for j in range(plan.kw):
-                    target = rows[:, :, j * dw : j * dw + sw * (ow - 1) + 1 : sw]
-                    np.add(target, seen[:, :, j], out=target)
+                    columns = slice(j * dw, j * dw + sw * (ow - 1) + 1, sw)
+                    target = rows[i * dh : i * dh + (last - first - 1) * step + 1 : step, :, columns]
+                    np.add(target, seen[:, i, :, j], out=target)
 
     with single_threaded_blas():
-        count = min(cpus(), n // 16) if plan.work > _SMALL else 1
+        count = min(cpus(), plan.bands) if plan.work > _SMALL else 1
         if count <= 1:
-            task([(0, n)] if n else [])
-        else:
-            ends = [i * n // count for i in range(count + 1)]
-            shared.run([partial(task, [(a, b)]) for a, b in pairwise(ends)])
+            task(0, plan.bands if n else 0, total)
+            return total
+        # Bands of two threads meet in the same rows, so each has rows of its own, which are added at the end.
+        ends = [i * plan.bands // count for i in range(count + 1)]
+        places = [slice(a * step, (b - 1) * step + reach) for a, b in pairwise(ends)]
+        parts = [total[places[0]], *(np.zeros_like(total[place]) for place in places[1:])]
+        shared.run([partial(task, a, b, part) for (a, b), part in zip(pairwise(ends), parts, strict=True)])
+        for place, part in zip(places[1:], parts[1:], strict=True):
+            np.add(total[place], part, out=total[place])
     return total
 
 
