@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "profiler": {"graph", "backend", "errors"},
     "autodiff": {"graph", "op", "backend", "errors"},
     "ops": {"op", "graph", "backend", "errors"},
-    "tensor": {"ops", "autodiff", "graph", "backend", "errors"},
+    "tensor": {"ops", "op", "autodiff", "graph", "backend", "errors"},
     "amp": {"ops", "graph", "backend", "errors"},
     "nn": _CORE,
     "optim": {"nn", "tensor", "graph", "backend", "errors"},
