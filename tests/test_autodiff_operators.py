@@ -10,7 +10,7 @@ import pytest
 from tinygrad_cnn import Tensor, grad, nn, no_grad, ops
 from tinygrad_cnn.amp import autocast
 from tinygrad_cnn.errors import GraphError, ShapeError
-from tinygrad_cnn.graph import Observer, nodes_from, observing
+from tinygrad_cnn.graph import Observer, casting, nodes_from, observing
 
 OPERATORS = {
     "add": lambda a, b: a + b,
@@ -106,11 +106,24 @@ def test_observers_and_scopes_see_operators():
 
 
 def test_autocast_reaches_operators():
-    a, b = Tensor(np.ones((2, 2)), requires_grad=True), Tensor(np.ones((2, 2), np.float32))
+    a, b = Tensor(np.ones((2, 2), np.float32), requires_grad=True), Tensor(np.ones((2, 2), np.float32))
+    called = []
+
+    def cast(name, inputs):
+        called.append(name)
+        return inputs
+
     with autocast("float16"):
-        assert (a @ b).dtype == ops.matmul(a, b).dtype == np.float16
-        assert (a**2).dtype == ops.power(a, 2).dtype
-        assert (a * b).dtype == ops.mul(a, b).dtype
+        half = a @ b
+        assert half.dtype == np.float16
+        assert (half**2).dtype == ops.power(half, 2).dtype
+        assert (half * b).dtype == ops.mul(half, b).dtype
+    token = casting.set(cast)
+    try:
+        (a + b) * 2
+    finally:
+        casting.reset(token)
+    assert called == ["add", "mul"]
 
 
 def test_a_forward_function_that_is_replaced_is_called(monkeypatch):
