@@ -21,6 +21,7 @@ CPU_ALONE: dict[str, str] = {
     "test_amp": _ITSELF,
     "test_amp_halves": _ITSELF,
     "test_architecture": _NO_ARRAYS,
+    "test_autodiff_operators": "the shorter way of operators is for arrays of NumPy",
     "test_bench_gpu": _ITSELF,
     "test_bench_report": "it measures beside PyTorch on the CPU; what is measured on a GPU is in test_gpu",
     "test_compile_device": _ITSELF,

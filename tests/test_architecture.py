@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "profiler": {"graph", "backend", "errors"},
     "autodiff": {"graph", "op", "backend", "errors"},
     "ops": {"op", "graph", "backend", "errors"},
-    "tensor": {"ops", "autodiff", "graph", "backend", "errors"},
+    "tensor": {"ops", "op", "autodiff", "graph", "backend", "errors"},
     "amp": {"ops", "graph", "backend", "errors"},
     "nn": _CORE,
     "optim": {"nn", "tensor", "graph", "backend", "errors"},
@@ -207,10 +207,19 @@ def test_the_public_names_are_pinned():
         assert getattr(tinygrad_cnn, name) is not None
 
 
+def imported_after_numpy(statement: str) -> set[str]:
+    """Return the modules that a statement loads in a fresh process that has loaded NumPy."""
+    code = f"import sys, numpy; before = {{*sys.modules}}; {statement}; print(*sorted({{*sys.modules}} - before))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
 def test_importing_the_package_imports_no_heavy_or_optional_library():
-    code = (
-        "import sys, tinygrad_cnn; heavy = 'matplotlib graphviz rich PIL cupy cudnn torch tinygrad_cnn.viz'.split(); "
-        "print([m for m in heavy if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
+    heavy = "matplotlib graphviz rich PIL cupy cudnn torch numpy.random json hashlib secrets subprocess multiprocessing"
+    parts = "viz nn optim data models train captured profiler anomaly amp backend.numpy_kernels backend.threads"
+    unwanted = {*heavy.split(), *(f"tinygrad_cnn.{part}" for part in parts.split())}
+    assert imported_after_numpy("import tinygrad_cnn") & unwanted == set()
+
+
+def test_networks_are_imported_without_random_numbers_and_without_kernels():
+    unwanted = {"numpy.random", "hashlib", "subprocess", "multiprocessing", "tinygrad_cnn.backend.numpy_kernels"}
+    assert imported_after_numpy("import tinygrad_cnn.models, tinygrad_cnn.optim") & unwanted == set()

@@ -67,7 +67,7 @@ class _Detector(Observer):
         sick = [name for name, what in held if what is not None and "nan" in what]
         origin = f"; its input {sick[0]!r} holds NaN already" if sick else ""
         raise AnomalyError(
-            f"{op.name}: made {found}{origin}, at {_users_line()}{_where(state.scope)}; "
+            f"{op.name}: made {found}{origin}, at {_users_line()}{_where(state.mode.scope)}; "
             f"inputs: {', '.join(f'{name} {_described(_raw(x))}' for name, x in _named(op, inputs))}"
         )
 

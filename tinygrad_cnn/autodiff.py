@@ -9,10 +9,11 @@ Source: Linnainmaa, BIT 16, 1976; Griewank & Walther, Evaluating Derivatives, 2n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from heapq import heapify, heappop, heappush, heappushpop
 from typing import Any
 
 from . import graph
-from .backend import device_of, is_float, namespace
+from .backend import device_of, float32, float64, is_float, namespace
 from .backend.device import namespaces
 from .backend.exposure import changed, exposed, memory_of
 from .errors import DTypeError, GraphError, ShapeError
@@ -20,6 +21,8 @@ from .graph import Node, Traced, state
 from .op import TABLE
 
 __all__ = ["backward", "gradients", "hessian", "jacobian", "jvp", "vjp"]
+
+_SCALARS = frozenset({float32.type, float64.type})
 
 
 def gradients(
@@ -88,7 +91,7 @@ def backward(output: Traced, seed: Any = None, *, retain_graph: bool | None = No
         elif create_graph:
             x.grad = x.grad + gx
         else:
-            x.grad = x.result_type.made(_add(x.grad.array, gx.array))
+            x.grad = x.result_type.made(_sum(x.grad.array, gx.array))
 
 
 def _arrays_in(seeds: Any) -> list[Any]:
@@ -109,10 +112,17 @@ def _walk(
     """Return the table of gradients: of `wrt`, or of all leaves (collected into `leaves`) where `wrt` is None."""
     retain = create_graph if retain_graph is None else retain_graph
     table = _seeds(outputs, seeds, create_graph)
-    nodes = graph.nodes_from(outputs)
-    keep = None if wrt is None else {x.index for x in wrt}
-    wanted, passing = (None, None) if keep is None else _leading_to(keep, nodes)
+    observers = state.mode.observers
     made = outputs[0].result_type.made
+    keep = wanted = passing = None
+    nodes: list[Node] = []
+    # The nodes that a gradient has reached and that are still to be visited, as (-index, node): the newest comes first.
+    reached = [(-y.index, y.node) for y in {y.index: y for y in outputs}.values() if y.node is not None]
+    if wrt is not None or observers:
+        nodes = graph.nodes_from(outputs)
+    if wrt is not None:
+        keep = {x.index for x in wrt}
+        wanted, passing = _leading_to(keep, nodes)
     hooked: dict[int, Traced] = {}
     for x in outputs:
         if x.node is None:
@@ -120,112 +130,132 @@ def _walk(
                 leaves[x.index] = x
             if x.hooks:
                 hooked[x.index] = x
-    observers = state.observers
     for observer in observers:
         observer.backward_started(nodes, table)
+    nodes = []  # the walk alone keeps nodes alive, so that a freed one is gone before the next rule runs
+    heapify(reached)
+    newest = heappop(reached) if reached else None
+    as_array = namespace().asarray
     with graph.recording(create_graph), graph.as_recorded():
-        nodes.reverse()
-        while nodes:  # popped one by one, so that a freed node's arrays are gone before the next rule runs
-            node = nodes.pop()
+        while newest is not None:
+            node, newest = newest[1], None
             index = node.index
-            g = table.get(index) if keep is not None and index in keep else table.pop(index, None)
-            if g is None:
-                continue
+            g = table[index] if keep is not None and index in keep else table.pop(index)
             if node.hooks:
                 g = _run_hooks(node.hooks, g, made, create_graph)
                 if keep is not None and index in keep:
                     table[index] = g
-            if passing is not None and index not in passing:
-                continue
-            inputs, output, options, op = node.inputs, node.output, node.options, node.op
-            if inputs is None:
-                raise GraphError(
-                    f"{op.name}: this part of the graph was already walked and its arrays were freed; "
-                    "to walk it twice, pass retain_graph=True the first time (or compute the output again)"
-                )
-            if observers:
-                for observer in observers:
-                    observer.node_started(node, g)
-            if create_graph:
-                values: Any = inputs
-                y = made(output, node, index)
-            elif g.dtype.itemsize == 2:
-                # Floats of 16 bits pass through the ops, which compute in float32 and round once; the operators of
-                # plain arrays would round each step of a rule and its numbers (a factor of 1e-8 would be 0).
-                values = [made(x.array) if isinstance(x, Traced) else x for x in inputs]
-                g, y = made(g), made(output)
-            else:
-                values = []
-                for x in inputs:
-                    values.append(x.array if isinstance(x, Traced) else x)
-                y = output
-            if exposed or node.seals:
-                _check_unchanged(node)
-            rules, found = op.rules, None
-            if op.together is not None and not create_graph:
-                found = op.together(g, y, *values, **options)
-            for position, x in enumerate(inputs):
-                if not isinstance(x, Traced):
-                    continue
-                target = x.index
-                if target > index:
-                    raise _edited(node, position, x)
-                if not x.requires_grad or (wanted is not None and target not in wanted):
-                    continue
-                rule = op.rule(position) if op.variadic else rules[position]
-                if rule is None:
-                    continue
-                maker = x.node
-                if maker is not None and maker.index != target:
-                    raise _replaced(x)
-                gx = rule(g, y, *values, **options) if found is None else found[position]
-                if gx is None:
-                    continue
-                array = x.array
-                raw = gx.array if isinstance(gx, Traced) else gx
-                if not create_graph:
-                    gx = raw
-                if raw.__class__ not in namespaces:  # NumPy's arithmetic returns scalars where an array has no axes
-                    gx = raw = namespace(array).asarray(raw)
-                if raw.shape != array.shape:
-                    if not op.broadcasts:
-                        raise ShapeError(
-                            f"{op.name}: the gradient rule of input {op.inputs[min(position, len(op.inputs) - 1)]!r} "
-                            f"returned shape {raw.shape}, but that input has shape {array.shape}"
-                        )
-                    gx = TABLE["sum_to"](gx, shape=array.shape)
-                    raw = gx.array if isinstance(gx, Traced) else gx
-                if raw.dtype is not array.dtype and raw.dtype != array.dtype:
-                    gx = TABLE["astype"](gx, dtype=array.dtype)
-                total = table.get(target)
-                if total is None:
-                    total = gx
-                else:
-                    total = TABLE["add"](total, gx) if array.dtype.itemsize == 2 else total + gx
-                if total.__class__ not in namespaces and not isinstance(total, Traced):
-                    total = namespace(array).asarray(total)
-                table[target] = total
-                if maker is None:
-                    if leaves is not None:
-                        leaves[target] = x
-                    if x.hooks:
-                        hooked[target] = x
+            if passing is None or index in passing:
+                inputs, output, options, op = node.inputs, node.output, node.options, node.op
+                if inputs is None:
+                    raise GraphError(
+                        f"{op.name}: this part of the graph was already walked and its arrays were freed; "
+                        "to walk it twice, pass retain_graph=True the first time (or compute the output again)"
+                    )
                 if observers:
                     for observer in observers:
-                        observer.contributed(node, position, x, gx, total)
-            if not retain:
-                node.inputs = node.output = None
-            if observers:
-                for observer in observers:
-                    observer.node_finished(node, not retain)
-            # The names of this turn would keep its arrays alive during the next one.
-            inputs = output = values = found = y = g = gx = raw = array = total = x = node = None  # type: ignore[assignment]
+                        observer.node_started(node, g)
+                if exposed or node.seals:
+                    _check_unchanged(node)
+                values: Any = []
+                asked = []  # positions of the inputs whose gradients are to be computed
+                for position, x in enumerate(inputs):
+                    if isinstance(x, Traced):
+                        values.append(x.array)
+                        target = x.index
+                        if target > index:
+                            raise _edited(node, position, x)
+                        if x.requires_grad and (wanted is None or target in wanted):
+                            asked.append(position)
+                    else:
+                        values.append(x)
+                if create_graph:
+                    values, y = inputs, made(output, node, index)
+                elif g.dtype is not float32 and g.dtype.itemsize == 2:
+                    # Floats of 16 bits pass through the ops, which compute in float32 and round once; the operators of
+                    # plain arrays would round each step of a rule and its numbers (a factor of 1e-8 would be 0).
+                    values = [made(x.array) if isinstance(x, Traced) else x for x in inputs]
+                    g, y = made(g), made(output)
+                else:
+                    y = output
+                rules = op.rules
+                found = None if create_graph or op.together is None else op.together(g, y, *values, **options)
+                for position in asked:
+                    rule = op.rule(position) if op.variadic else rules[position]
+                    if rule is None:
+                        continue
+                    x = inputs[position]
+                    maker, target, array = x.node, x.index, x.array
+                    if maker is not None and maker.index != target:
+                        raise _replaced(x)
+                    if found is not None:
+                        gx = found[position]
+                    else:
+                        gx = rule(g, y, *values, **options) if options else rule(g, y, *values)
+                    if gx is None:
+                        continue
+                    if gx.__class__ in _SCALARS:  # NumPy's arithmetic returns them where an array has no axes
+                        gx = as_array(gx)
+                    if gx.__class__ is not array.__class__ or gx.shape != array.shape or gx.dtype is not array.dtype:
+                        gx = _fitted(node, position, array, gx, create_graph)
+                    total = table.get(target)
+                    if total is not None:
+                        total = _sum(total, gx)
+                    else:
+                        total = gx
+                        if maker is None:
+                            if leaves is not None:
+                                leaves[target] = x
+                            if x.hooks:
+                                hooked[target] = x
+                        elif newest is None:
+                            newest = (-target, maker)
+                        else:
+                            heappush(reached, (-target, maker))
+                    table[target] = total
+                    if observers:
+                        for observer in observers:
+                            observer.contributed(node, position, x, gx, total)
+                if not retain:
+                    node.inputs = node.output = None
+                if observers:
+                    for observer in observers:
+                        observer.node_finished(node, not retain)
+                # The names of this turn would keep its arrays alive during the next one.
+                inputs = output = values = found = y = g = gx = array = total = x = node = maker = None  # type: ignore[assignment]
+            if reached:
+                newest = heappop(reached) if newest is None else heappushpop(reached, newest)
         for index, x in hooked.items():
             if index in table:
                 table[index] = _run_hooks(x.hooks or [], table[index], made, create_graph)
     for observer in observers:
         observer.backward_finished()
     return table
+
+
+def _fitted(node: Node, position: int, array: Any, gx: Any, create_graph: bool) -> Any:
+    """Return what a rule made for an input as an array, or a `Traced`, of the shape and type of that input.
+
+    Raises:
+        ShapeError: the op does not broadcast, and the rule returned another shape.
+    """
+    op = node.op
+    raw = gx.array if isinstance(gx, Traced) else gx
+    if not create_graph:
+        gx = raw
+    if raw.__class__ not in namespaces:
+        gx = raw = namespace(array).asarray(raw)
+    if raw.shape != array.shape:
+        if not op.broadcasts:
+            raise ShapeError(
+                f"{op.name}: the gradient rule of input {op.inputs[min(position, len(op.inputs) - 1)]!r} "
+                f"returned shape {raw.shape}, but that input has shape {array.shape}"
+            )
+        gx = TABLE["sum_to"](gx, shape=array.shape)
+        raw = gx.array if isinstance(gx, Traced) else gx
+    if raw.dtype is not array.dtype and raw.dtype != array.dtype:
+        gx = TABLE["astype"](gx, dtype=array.dtype)
+    return gx
 
 
 def _seeds(outputs: Sequence[Traced], seeds: Any, create_graph: bool) -> dict[int, Any]:
@@ -271,7 +301,7 @@ def _seeds(outputs: Sequence[Traced], seeds: Any, create_graph: bool) -> dict[in
         elif not create_graph and isinstance(seed, Traced):
             seed = seed.array
         before = table.get(y.index)
-        table[y.index] = seed if before is None else _add(before, seed)
+        table[y.index] = seed if before is None else _sum(before, seed)
     return table
 
 
@@ -320,10 +350,12 @@ def _called(x: Traced) -> str:
     return f"{'tensor' if x.name is None else repr(x.name)} of shape {tuple(array.shape)}, {array.dtype}, {made}"
 
 
-def _add(total: Any, gx: Any) -> Any:
-    """Add two gradients; NumPy's sum of arrays without axes would be a scalar."""
-    result = total + gx
-    return result if isinstance(result, Traced) or result.__class__ in namespaces else namespace(gx).asarray(result)
+def _sum(total: Any, gx: Any) -> Any:
+    """Add two gradients of one type; NumPy's sum of arrays without axes would be a scalar."""
+    if isinstance(gx, Traced):
+        return total + gx
+    result = TABLE["add"](total, gx) if gx.dtype.itemsize == 2 else total + gx
+    return result if result.__class__ in namespaces else namespace(gx).asarray(result)
 
 
 def _owned(found: list[Any], foreign: Iterable[Any]) -> list[Any]:

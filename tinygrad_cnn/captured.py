@@ -370,7 +370,7 @@ class CapturedStep:
         """Return the program that can be replayed for batches of so many attached samples, or None."""
         images, dtype = self._data[0], self._parameter.array.dtype
         chain = self._chain
-        if chain is None or chain.engine is None or state.observers or not is_recording() or self._unfit(dtype):
+        if chain is None or chain.engine is None or state.mode.observers or not is_recording() or self._unfit(dtype):
             return None
         key = ((n, *images.shape[1:]), dtype, (n,), device_of(images))
         if key not in self._programs or not chain.holds(self.model, self.loss, self.optimizer):
@@ -409,7 +409,7 @@ class CapturedStep:
 
 def _unsuitable(x: Any, targets: Any) -> str | None:
     """Return why this call cannot even be looked at, or None."""
-    if state.observers:
+    if state.mode.observers:
         return "the run is being observed"
     if not is_recording():
         return "recording is off (no_grad)"

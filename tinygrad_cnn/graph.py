@@ -172,12 +172,28 @@ class Observer:
         """The walk ended."""
 
 
-class _State(threading.local):
-    """What the engine consults at every op, per thread."""
+class Mode:
+    """What the engine consults at every op.
 
-    recording: bool = True
-    scope: Scope | None = None
-    observers: tuple[Observer, ...] = ()
+    Attributes:
+        recording: whether ops record what they do.
+        scope: the innermost module call, or None.
+        observers: those who see everything that runs.
+    """
+
+    __slots__ = ("observers", "recording", "scope")
+
+    def __init__(self) -> None:
+        self.recording = True
+        self.scope: Scope | None = None
+        self.observers: tuple[Observer, ...] = ()
+
+
+class _State(threading.local):
+    """Holds the mode of each thread: one object, because to look anything up here takes time."""
+
+    def __init__(self) -> None:
+        self.mode = Mode()
 
 
 state = _State()
@@ -200,7 +216,7 @@ def as_recorded() -> Iterator[None]:
 
 def is_recording() -> bool:
     """Return whether ops record what they do in this thread."""
-    return state.recording
+    return state.mode.recording
 
 
 class recording:  # noqa: N801 - used like a function, `with recording(False):`
@@ -211,11 +227,12 @@ class recording:  # noqa: N801 - used like a function, `with recording(False):`
         self._before: list[bool] = []
 
     def __enter__(self) -> None:
-        self._before.append(state.recording)
-        state.recording = self.on
+        mode = state.mode
+        self._before.append(mode.recording)
+        mode.recording = self.on
 
     def __exit__(self, *exc: object) -> None:
-        state.recording = self._before.pop()
+        state.mode.recording = self._before.pop()
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         from functools import wraps
@@ -241,26 +258,26 @@ def enable_grad() -> recording:
 @contextmanager
 def observing(observer: Observer) -> Iterator[None]:
     """Show `observer` everything that runs in this block, in this thread."""
-    before = state.observers
-    state.observers = (*before, observer)
+    before = state.mode.observers
+    state.mode.observers = (*before, observer)
     try:
         yield
     finally:
-        state.observers = before
+        state.mode.observers = before
 
 
 @contextmanager
 def entered(module: Any) -> Iterator[Scope]:
     """Nodes recorded in this block belong to a call of `module`."""
-    scope = Scope(module, state.scope)
-    before, state.scope = state.scope, scope
-    for observer in state.observers:
+    scope = Scope(module, state.mode.scope)
+    before, state.mode.scope = state.mode.scope, scope
+    for observer in state.mode.observers:
         observer.scope_entered(scope)
     try:
         yield scope
     finally:
-        state.scope = before
-        for observer in state.observers:
+        state.mode.scope = before
+        for observer in state.mode.observers:
             observer.scope_left(scope)
 
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from inspect import Parameter, Signature, signature
 from typing import Any
 
-from .backend import default_float, device_of, float32, is_float, is_half, is_number, overflowing, widened
+from .backend import default_float, device_of, float32, float64, is_float, is_half, is_number, overflowing, widened
 from .backend.device import namespaces
 from .backend.exposure import exposed, seal
 from .errors import DeviceError, DTypeError, TinygradError
 from .graph import Node, Traced, casting, next_index, state
 
-__all__ = ["TABLE", "Op", "op"]
+__all__ = ["TABLE", "Op", "op", "operator"]
 
 TABLE: dict[str, Op] = {}
 
@@ -24,7 +24,8 @@ Rule = Callable[..., Any]
 Sample = tuple[tuple[Any, ...], dict[str, Any]]
 ErrorSample = tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]
 
-_NUMPY = namespaces[next(iter(namespaces))]
+_HOST: Any = next(iter(namespaces))  # the class of NumPy's arrays
+_NUMPY = namespaces[_HOST]
 _WEAK = (float, int, bool, type(None))
 _FLOATS = "fV"  # kinds of the results that can carry a gradient; of kind V there is only bfloat16
 _EXACT = 256  # whole numbers up to here are floats of 16 bits, both kinds
@@ -213,7 +214,8 @@ class Op:
             arrays = self._one_float_type(inputs, arrays)
         if replaced:  # rules get the inputs as they were given, but arrays in place of lists and NumPy scalars
             inputs = tuple([x if isinstance(x, Traced) else a for x, a in zip(inputs, arrays, strict=True)])
-        observers = state.observers
+        mode = state.mode
+        observers = mode.observers
         if observers:
             for observer in observers:
                 observer.op_started(self, inputs, options)
@@ -233,12 +235,12 @@ class Op:
             result = output
         elif (
             requires_grad
-            and state.recording
+            and mode.recording
             and output.dtype.kind in _FLOATS
             and (self._passes_gradient(inputs) if self.constants else self.vjps)
         ):
             index = next_index()
-            node = Node(self, inputs, options, output, index, state.scope)
+            node = Node(self, inputs, options, output, index, mode.scope)
             if exposed or foreign:
                 node.seals = _seals(inputs, output)
             result = traced.result_type.made(output, node, index)
@@ -338,6 +340,90 @@ class Op:
         if missing:
             raise TypeError(f"{self.name}() needs the option {', '.join(sorted(missing))}") from error
         self.shape(*[getattr(a, "shape", () if a is not None else None) for a in arrays], **options)
+
+
+_NO_OPTIONS: dict[str, Any] = {}  # of all nodes of operators; nobody writes to the options of a node
+
+
+def operator(op: Op, ufunc_name: str, *, reflected: bool = False) -> Callable[[Any, Any], Any]:
+    """Return an op on two inputs as a method of tensors: `method(a, b)` is `op(a, b)`, or `op(b, a)` if reflected.
+
+    It is the op, by a shorter way where nothing is to be converted, checked or shown: the other operand is a tensor of
+    the same type or a Python number, both are float32 or float64 on the host, nobody observes, and no type is cast.
+    Everything else goes through the op itself, and so does what fails, to be explained there.
+
+    Args:
+        op: has two inputs with gradients, and no options.
+        ufunc_name: what NumPy calls its forward function.
+        reflected: whether the tensor is the second input.
+    """
+    if op.constants or op.defaults or not op.vjps:
+        raise TypeError(f"{op.name} cannot be an operator: it has options, or inputs without a gradient")
+    forward, ufunc = op.forward, getattr(_NUMPY, ufunc_name)
+    new = object.__new__
+
+    def method(a: Any, b: Any) -> Any:
+        x = a.array
+        dtype = x.dtype if x.__class__ is _HOST else None
+        traced, requires_grad = a, a.requires_grad
+        if isinstance(b, Traced):
+            y = b.array
+            if y.__class__ is not _HOST or y.dtype is not dtype:
+                dtype = None
+            traced, requires_grad = b, requires_grad or b.requires_grad
+        else:
+            y = b
+            if y.__class__ is not float and y.__class__ is not int:
+                dtype = None
+        mode = state.mode
+        if (
+            (dtype is not float32 and dtype is not float64)
+            or mode.observers
+            or casting.get() is not None
+            or op.forward is not forward
+        ):
+            return op(b, a) if reflected else op(a, b)
+        if reflected:
+            x, y = y, x
+        try:
+            output = ufunc(x, y, out=...) if _ELLIPSIS else ufunc(x, y)
+        except Exception:
+            return op(b, a) if reflected else op(a, b)
+        if output.__class__ is not _HOST:
+            output = _NUMPY.asarray(output)
+        # What `Traced.made` and `Node` do, without their calls.
+        result = new(traced.result_type)
+        result.array = output
+        result.index = index = next_index()
+        result.grad = result.hooks = result.name = result.node = None
+        if requires_grad and mode.recording:
+            result.requires_grad = True
+            result.node = node = new(Node)
+            node.op = op
+            node.inputs = inputs = (b, a) if reflected else (a, b)
+            node.options = _NO_OPTIONS
+            node.output = output
+            node.index = index
+            node.scope = mode.scope
+            node.hooks = None
+            node.seals = _seals(inputs, output) if exposed else None
+        else:
+            result.requires_grad = False
+        return result
+
+    return method
+
+
+def _knows_ellipsis() -> bool:
+    """Return whether NumPy's functions take `out=...` for an array where there would be a scalar: from 2.3 on."""
+    try:
+        _NUMPY.add(1.0, 1.0, out=...)
+    except TypeError:
+        return False
+    return True
+
+
+_ELLIPSIS = _knows_ellipsis()
 
 
 def _seals(inputs: tuple[Any, ...], output: Any) -> tuple[int | None, ...] | None:

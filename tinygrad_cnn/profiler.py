@@ -85,7 +85,7 @@ class Profile(Observer):
         arrays = [x.array if isinstance(x, Traced) else x for x in inputs]
         flops, size = _flops(op, output, arrays, options), _bytes(output, arrays)
         inside = self._node
-        name, scope = (op.name, state.scope) if inside is None else (inside[0].op.name, inside[0].scope)
+        name, scope = (op.name, state.mode.scope) if inside is None else (inside[0].op.name, inside[0].scope)
         for row in self._rows(name, scope):
             row.flops += flops
             row.bytes += size

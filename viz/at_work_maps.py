@@ -53,7 +53,7 @@ class _Watcher(Observer):
     def op_finished(self, op: Any, inputs: tuple[Any, ...], options: dict[str, Any], output: Any, result: Any) -> None:
         if not isinstance(result, Traced):
             return
-        scope = state.scope
+        scope = state.mode.scope
         module = None if scope is None else scope.module
         if scope is not None and scope is self._last and id(module) in self.leaves:
             self.found.pop()

@@ -134,7 +134,7 @@ class Recorder(Observer):
         if node is not None:
             made = self._builder.node(node, output)
         else:
-            made = self._builder.op(op, inputs, options, output, result.index, state.scope, False)
+            made = self._builder.op(op, inputs, options, output, result.index, state.mode.scope, False)
         made.source = _source()
         if self._timed:
             made.forward_seconds = seconds

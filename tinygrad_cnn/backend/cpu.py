@@ -1,5 +1,7 @@
 """The CPU: NumPy."""
 
+from __future__ import annotations
+
 from contextlib import nullcontext
 from functools import cache
 from types import ModuleType

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
@@ -312,41 +315,97 @@ def _torch_convolution(torch: Any, x: Any, weight: Any, g: Any, stride: int, pad
     }
 
 
+class _Closures:
+    """The least that differentiates: a product that remembers, in a closure, how to send a gradient back.
+
+    Source: Karpathy, micrograd, 2020.
+    """
+
+    def __init__(self, array: Any, parents: tuple[Any, ...] = ()) -> None:
+        self.array = array
+        self.gradient: Any = 0.0
+        self.parents = parents
+        self.send: Callable[[], None] | None = None
+
+    def __mul__(self, other: _Closures) -> _Closures:
+        result = _Closures(self.array * other.array, (self, other))
+
+        def send() -> None:
+            self.gradient += other.array * result.gradient
+            other.gradient += self.array * result.gradient
+
+        result.send = send
+        return result
+
+
+def _chain(count: int, y: Any, one: Any) -> Any:
+    for _ in range(count):
+        y = y * one
+    return y
+
+
 def engine(settings: Settings) -> Iterator[Result]:
-    """What the engine itself costs: a chain of multiplications of one element, per op."""
+    """What the engine itself costs: a chain of multiplications of one element, per op, beside what cannot be less."""
     count = 1000
-
-    def chain() -> Any:
-        y, one = Tensor(1.0, requires_grad=True), Tensor(1.0)
-        for _ in range(count):
-            y = y * one
-        return y
-
-    forward: list[float] = []
-    backward: list[float] = []
-    end = perf_counter() + settings.seconds / 2
-    while perf_counter() < end or len(forward) < 5:
-        started = perf_counter()
-        y = chain()
-        middle = perf_counter()
-        y.backward()
-        forward.append((middle - started) / count)
-        backward.append((perf_counter() - middle) / count)
-    times = medians({"forward": forward, "backward": backward}, 1e6)
-    peer: dict[str, float] = {}
     torch = torch_or_none()
-    if torch is not None:
-        started = perf_counter()
-        y, one = torch.ones((), requires_grad=True), torch.ones(())
-        for _ in range(count):
-            y = y * one
-        middle = perf_counter()
+
+    def ours() -> tuple[Any, Any]:
+        return Tensor(1.0, requires_grad=True), Tensor(1.0)
+
+    def theirs() -> tuple[Any, Any]:
+        return torch.ones((), requires_grad=True), torch.ones(())  # type: ignore[union-attr]
+
+    def closures() -> tuple[Any, Any]:
+        return _Closures(np.ones((), np.float32)), _Closures(np.ones((), np.float32))
+
+    def backward_closures(y: Any, one: Any) -> None:
+        y.gradient = 1.0
+        while y.send is not None:
+            y.send()
+            y = y.parents[0]
+
+    def backward(y: Any, one: Any) -> None:
         y.backward()
-        peer = {"forward": (middle - started) / count * 1e6, "backward": (perf_counter() - middle) / count * 1e6}
-    yield Result("one-element op, recorded", times["forward"], unit="µs", limit=2.0, peer=peer.get("forward"),
-                 peer_name="torch")  # fmt: skip
-    yield Result("one-element op, backward", times["backward"], unit="µs", limit=1.5, peer=peer.get("backward"),
-                 peer_name="torch")  # fmt: skip
+
+    one = np.ones((), np.float32)
+    times: dict[str, list[float]] = {}
+
+    def note(name: str, started: float) -> None:
+        times.setdefault(name, []).append((settings.clock() - started) / count)
+
+    end = perf_counter() + settings.seconds
+    while perf_counter() < end or len(times["call"]) < 5:
+        for name, start, back in (
+            ("ours", ours, backward), ("closures", closures, backward_closures),
+            *((("torch", theirs, backward),) if torch else ()),
+        ):  # fmt: skip
+            y, other = start()
+            started = settings.clock()
+            y = _chain(count, y, other)
+            note(f"{name} forward", started)
+            started = settings.clock()
+            back(y, other)
+            note(f"{name} backward", started)
+            del y
+        started = settings.clock()
+        for _ in range(count):
+            np.multiply(one, one)
+        note("product", started)
+        started = settings.clock()
+        for _ in range(count):
+            _nothing(one, one)
+        note("call", started)
+    found = medians(times, 1e6)
+    for part, name, limit in (("forward", "recorded", 2.0), ("backward", "backward", 1.5)):
+        least = f"closures {found[f'closures {part}']:.2f}, NumPy's product {found['product']:.2f}"
+        yield Result(
+            f"one-element op, {name}", found[f"ours {part}"], unit="µs", limit=limit, peer=found.get(f"torch {part}"),
+            peer_name="torch", note=f"{least}, a Python call {found['call']:.2f} µs", detail=found,
+        )  # fmt: skip
+
+
+def _nothing(a: Any, b: Any) -> None:
+    """Cost what a call costs."""
 
 
 def deep_graphs(settings: Settings) -> Iterator[Result]:
@@ -380,15 +439,27 @@ def deep_graphs(settings: Settings) -> Iterator[Result]:
 
 
 def import_time(settings: Settings) -> Iterator[Result]:
-    """`import tinygrad_cnn` over `import numpy`, in fresh processes."""
-    code = "import time, numpy; t = time.perf_counter(); import tinygrad_cnn; print(time.perf_counter() - t)"
-    times = [float(_child(code)) for _ in range(5 if settings.quick else 11)]
-    yield Result("import tinygrad_cnn after numpy", sorted(times)[len(times) // 2] * 1e3, limit=60.0)
+    """`import tinygrad_cnn` over `import numpy`, in fresh processes, compiled before."""
+    folders = [str(Path(__file__).parents[2]), *sys.path]
+    code = (
+        f"import sys; sys.path[:] = {folders!r}; import time, numpy; t = time.perf_counter(); import tinygrad_cnn; "
+        "print(time.perf_counter() - t)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment["PYTHONPYCACHEPREFIX"] = folder
+        # Without `site`, since what that has imported (for an editable installation, say) would be left out.
+        times = [
+            float(_child(code, python=("-S",), environment=environment)) for _ in range(6 if settings.quick else 12)
+        ]
+    times = sorted(times[1:])  # the first run has compiled
+    yield Result("import tinygrad_cnn after numpy", times[len(times) // 2] * 1e3, limit=60.0)
 
 
-def _child(code: str, *arguments: str) -> str:
+def _child(code: str, *arguments: str, python: tuple[str, ...] = (), environment: dict[str, str] | None = None) -> str:
     """Run Python code in a process of its own and return the last line it printed."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    command = [sys.executable, *python, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return done.stdout.strip().splitlines()[-1]
 
 

@@ -55,9 +55,9 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward() method; write one to say what it computes")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        parent = state.scope
-        scope = state.scope = Scope(self, parent)
-        observers = state.observers
+        mode = state.mode
+        parent, observers = mode.scope, mode.observers
+        scope = mode.scope = Scope(self, parent)
         for observer in observers:
             observer.scope_entered(scope)
         try:
@@ -65,7 +65,7 @@ class Module:
                 return self._call_with_hooks(inputs, options)
             return self.forward(*inputs, **options)
         finally:
-            state.scope = parent
+            mode.scope = parent
             for observer in observers:
                 observer.scope_left(scope)
 
