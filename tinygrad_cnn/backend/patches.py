@@ -240,13 +240,17 @@ def _windows(layer: Convolution, patch: Pair) -> Pair:
 
 
 def largest_tile(layers: Sequence[Convolution | Linear], dtype: Any) -> int:
-    """Return how many samples a thread works on at a time: 32, or as many as fit into its budget of memory; maybe 0."""
+    """Return how many samples a thread works on at a time, as far as they fit into its budget of memory; maybe 0.
+
+    These are 32, or 64 where products are the slower the smaller they are.
+    """
     elements = 0
     for patch in choose_patches([layer for layer in layers if isinstance(layer, Convolution)]):
         elements += patch.elements
         elements += 2 * patch.layer.channels[0] * math.prod(patch.layer.size)
     elements += 3 * sum(sum(layer.features) for layer in layers if isinstance(layer, Linear))
-    return int(min(TILE, BUDGET // (elements * np.dtype(dtype).itemsize)))
+    tile = TILE if multiplies_unpacked() else 2 * TILE
+    return int(min(tile, BUDGET // (elements * np.dtype(dtype).itemsize)))
 
 
 def _divisors(n: int, limit: int = 8) -> list[int]:
