@@ -484,3 +484,43 @@ def test_two_runs_are_equal_to_the_last_bit():
     np.testing.assert_array_equal(first, second)
     gradients = [kernels.conv2d_weight_gradient(x, first, kernel=(3, 3), **geometry) for _ in range(2)]
     np.testing.assert_array_equal(*gradients)
+
+
+@quick
+@given(
+    st.tuples(*[st.integers(0, 9)] * 3), st.sampled_from("fd"), st.booleans(), st.booleans(), st.integers(1, 4)
+)  # fmt: skip
+def test_products_are_the_same_in_threads(sizes, kind, turned_a, turned_b, count):
+    m, k, n = sizes
+    rng = np.random.default_rng(0)
+    a = rng.integers(-9, 9, (k, m)).astype(kind).T if turned_a else rng.integers(-9, 9, (m, k)).astype(kind)
+    b = rng.integers(-9, 9, (n, k)).astype(kind).T if turned_b else rng.integers(-9, 9, (k, 2 * n))[:, ::2].astype(kind)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blas, "_ALONE", -1)
+        patch.setattr(blas, "_SMALL", -1)
+        patch.setattr(blas, "cpus", lambda: count)
+        y = blas.matmul(a, b)
+    expected = np.array([[sum(a[i, p] * b[p, j] for p in range(k)) for j in range(n)] for i in range(m)])
+    assert y.dtype == kind
+    np.testing.assert_array_equal(y, expected.reshape(m, n))
+
+
+def test_products_hold_blas_to_one_thread_where_it_would_use_its_own(monkeypatch):
+    held = []
+    inside = blas.single_threaded_blas
+    monkeypatch.setattr(blas, "single_threaded_blas", lambda: held.append(True) or inside())
+    small, large = np.ones((8, 8), np.float32), np.ones((128, 128), np.float32)
+    blas.matmul(small, small)
+    assert not held
+    np.testing.assert_array_equal(blas.matmul(large, large), np.full((128, 128), 128))
+    assert held
+
+
+def test_products_of_other_things_are_those_of_numpy():
+    stack, matrix, row = np.ones((2, 3, 4)), np.ones((4, 5), np.float32), np.arange(4)
+    for a, b in ((stack, matrix), (row, matrix), (matrix.T, matrix.astype(float)), (row, row)):
+        y = blas.matmul(a, b)
+        np.testing.assert_array_equal(y, np.matmul(a, b))
+        assert y.dtype == np.matmul(a, b).dtype
+    with pytest.raises(ValueError, match="mismatch"):
+        blas.matmul(matrix, matrix)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .blas import matmul
 from .device import kernels
 from .dtypes import widened
 
@@ -32,7 +33,7 @@ def product(xp: Any, a: Any, b: Any) -> Any:
     """
     if a.ndim > 2 or b.ndim > 2:
         a, b = widened(a), widened(b)
-    return xp.matmul(a, b)
+    return matmul(a, b) if xp is np else xp.matmul(a, b)
 
 
 def scatter_add(xp: Any, out: Any, index: Any, values: Any) -> None:

@@ -1,4 +1,8 @@
-"""Products that add to what is there: C = A B + C, straight from the BLAS library that NumPy has loaded.
+"""Products of matrices: with threads that get along with others, and such that add to what is there, C = A B + C.
+
+The threads of OpenBLAS go on looking for work for a while after a product, on the processor that the next kernel's
+threads need, and a product that has to wait for them may take ten times as long. So products that it would share among
+its threads are held to one, and large ones are shared among those of this package.
 
 NumPy's matmul can only overwrite its result, so a sum of products costs a buffer and another pass over memory per term.
 The library that NumPy brings along can add, and is called here through ctypes. Where it is not found, or does not pass
@@ -10,13 +14,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from .threads import blas_files
+from .threads import blas_files, cpus, shared, single_threaded_blas
 
-__all__ = ["add_products", "multiply", "product"]
+__all__ = ["add_products", "matmul", "multiply", "product"]
 
 Array = np.ndarray[Any, Any]
 Call = Callable[..., None]
@@ -157,3 +162,33 @@ def add_products(a: Array, b: Array, out: Array) -> None:
             _ROW_MAJOR, left[0], right[0], m, n, k, 1.0, places[0] + i * steps[0], left[1],
             places[1] + i * steps[1], right[1], 1.0, places[2] + i * steps[2], step,
         )  # fmt: skip
+
+
+_ALONE = 1 << 18  # multiplications up to which OpenBLAS uses no threads
+_SMALL = 40_000_000  # multiplications below which two threads hinder each other more than they help
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Return the matrix product a b as `np.matmul` does, without the threads of BLAS for two matrices."""
+    out: Array
+    if a.ndim != 2 or b.ndim != 2 or a.dtype != b.dtype or a.dtype.char not in "fd" or a.shape[1] != b.shape[0]:
+        out = np.matmul(a, b)
+        return out
+    (rows, inner), columns = a.shape, b.shape[1]
+    work = rows * inner * columns
+    if work <= _ALONE:
+        out = np.matmul(a, b)
+        return out
+    threads = min(cpus(), max(rows, columns)) if work > _SMALL else 1
+    with single_threaded_blas():
+        if threads <= 1:
+            out = np.matmul(a, b)
+            return out
+        out = np.empty((rows, columns), a.dtype)
+        ends = [i * max(rows, columns) // threads for i in range(threads + 1)]
+        parts = [slice(first, last) for first, last in pairwise(ends)]
+        if rows >= columns:
+            shared.run([partial(np.matmul, a[part], b, out=out[part]) for part in parts])
+        else:
+            shared.run([partial(np.matmul, a, b[:, part], out=out[:, part]) for part in parts])
+        return out
