@@ -199,6 +199,54 @@ def test_conv2d_is_the_same_in_pieces_threads_and_by_views(case, workspace, few,
     np.testing.assert_allclose(gw, expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("few", [1, 1000])
+@pytest.mark.parametrize("kernel", [(1, 1), (1, 4), (4, 1), (2, 4), (3, 5), (2, 7)])
+@pytest.mark.parametrize("stride", [(2, 2), (3, 2), (1, 3), (4, 1)])
+@pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((0, 0), (1, 2)), ((2, 0), (0, 0)), ((1, 1), (3, 5))])
+def test_columns_by_phase_give_what_loops_give(few, kernel, stride, padding, monkeypatch):
+    """Kernel columns of several phases are one product, and rows that a kernel steps over are left out."""
+    monkeypatch.setattr(rows, "_FEW_ROWS", few)
+    monkeypatch.setattr(rows, "_SMALL", 0)
+    monkeypatch.setattr(rows, "_FILTERS", 5)
+    monkeypatch.setattr(rows, "cpus", lambda: 2)
+    rng = np.random.default_rng(0)
+    geometry = {"stride": stride, "padding": padding, "dilation": (1, 1), "groups": 1}
+    x = LAYOUTS["rows outermost"](rng.normal(size=(2, 3, 9, 10)))
+    weight = rng.normal(size=(4, 3, *kernel))
+    output = tuple(positions(x.shape[2 + a], padding[a], kernel[a], stride[a], 1) for a in (0, 1))
+    g = rng.normal(size=(2, 4, *output))
+    np.testing.assert_allclose(
+        kernels.conv2d(x, weight, None, **geometry), slow_conv2d(x, weight, None, geometry, output), atol=1e-12
+    )
+    gw = kernels.conv2d_weight_gradient(x, g, kernel=kernel, **geometry)
+    np.testing.assert_allclose(gw, slow_conv2d_gradients(x, weight, g, geometry)[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("workspace", [1, 100, 400, 1 << 18])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("unpacked", [0, 300, 1_000_000])
+def test_bands_that_share_their_columns_give_what_loops_give(workspace, threads, unpacked, monkeypatch):
+    """Few input channels: several bands of a piece see the same copied rows, and are cut into runs of columns."""
+    monkeypatch.setattr(rows, "_WORKSPACE", workspace)
+    monkeypatch.setattr(rows, "_SMALL", 0)
+    monkeypatch.setattr(rows, "_UNPACKED", unpacked)
+    monkeypatch.setattr(rows, "_NARROWEST", 1)
+    monkeypatch.setattr(rows, "cpus", lambda: threads)
+    rng = np.random.default_rng(0)
+    for stride, dilation, size in itertools.product([(1, 1), (2, 1), (3, 2)], [(1, 1), (2, 2)], [(7, 6), (12, 13)]):
+        geometry = {"stride": stride, "padding": ((1, 0), (1, 1)), "dilation": dilation, "groups": 1}
+        x, weight, bias = rng.normal(size=(2, 2, *size)), rng.normal(size=(3, 2, 3, 3)), rng.normal(size=3)
+        output = tuple(positions(size[a], geometry["padding"][a], 3, stride[a], dilation[a]) for a in (0, 1))
+        g = rng.normal(size=(2, 3, *output))
+        y = kernels.conv2d(x, weight, bias, **geometry)
+        np.testing.assert_allclose(y, slow_conv2d(x, weight, bias, geometry, output), atol=1e-12)
+        gx, gw = slow_conv2d_gradients(x, weight, g, geometry)
+        np.testing.assert_allclose(kernels.conv2d_weight_gradient(x, g, kernel=(3, 3), **geometry), gw, atol=1e-12)
+        found, again = (kernels.conv2d_input_gradient(g, weight, size=size, **geometry) for _ in range(2))
+        np.testing.assert_allclose(found, gx, atol=1e-12)
+        np.testing.assert_array_equal(found, again)
+
+
 @st.composite
 def three_rows_high(draw):
     """Convolutions that Winograd's algorithm can compute, with channels, heights and paddings that fit no tile."""

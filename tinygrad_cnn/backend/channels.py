@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 _BLOCK = 1 << 18  # numbers; smaller blocks fit the L2 cache, but make threads wait for Python's lock more often
 _LINE = 4096  # numbers of a row of zeros to compare with
 _RUN = 4096  # numbers of one sum without a tree: rounding errors grow with their count
-_PASSES = 8  # over a block; so many times more numbers are worth a thread
+_PASSES = 24  # a number of a block counts as so many where threads are concerned: it is passed over often
 _SHORTEST = 16  # numbers of a channel that lie side by side; below, loops cost more than they save
 
 

@@ -515,7 +515,7 @@ def adam_step(
         _adam_chunks, step=step, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
         decoupled=decoupled,
     )  # fmt: skip
-    in_parts(lambda first, last: work(parts[first:last]), len(parts), 8 * p.size)
+    in_parts(lambda first, last: work(parts[first:last]), len(parts), 24 * p.size)
 
 
 def adam_step_alone(p: Array, g: Array, m: Array, v: Array, **options: Any) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -133,9 +134,8 @@ def _plan(
 ) -> _Plan:
     """Return the plan of a correlation of x (N, C, H, W) with a weight of this shape."""
     x, stride = _thinned(x, (weight[2], weight[3]), stride, padding, output)
-    if weight[1] * weight[2] >= _FEW_ROWS:
-        return _Plan(_columns_by_phase(x, *padding, stride[1], dtype), weight, stride, dilation, output)
-    return _Plan(padded_rows(x, *padding, dtype), weight, stride, dilation, output, views=False)
+    seen = _columns_by_phase(x, *padding, stride[1], dtype)
+    return _Plan(seen, weight, stride, dilation, output, views=weight[1] * weight[2] >= _FEW_ROWS)
 
 
 class _Plan:
@@ -149,10 +149,10 @@ class _Plan:
         dilation: Pair,
         output: Pair,
         *,
-        views: bool = True,
+        views: bool,
         copying: int = 12,
     ) -> None:
-        """Take x as padded rows, by phase of the columns (H, C, stride, W, N) for views, else (H, C, W, N)."""
+        """Take x as padded rows with their columns by phase, (H, C, stride, W, N)."""
         self.o, self.c, self.kh, self.kw = weight_shape
         (self.sh, self.sw), (self.dh, self.dw), (self.oh, self.ow) = stride, dilation, output
         self.n = int(x.shape[-1])
@@ -295,21 +295,33 @@ class _Plan:
                 as_strided(x, *by_row, writeable=False).reshape(count, self.inner, length)  # rows are left out
                 for x in shifted
             ]
-        w, length = self.x.strides[2], (end - start) * self.n
-        corner = self.x[first * self.band * self.sh :, :, start * self.sw :]
+        w, length = self.x.strides[3], (end - start) * self.n
         if self.dh > 1:
             lines, steps = [count, self.depth], [step, h * self.dh]
         else:  # every row once, whatever the number of bands that see it
             lines, steps = [self._lines(count)], [h]
         shape = (*lines, self.c, self.kw, end - start, self.n)
-        strides = (*steps, c, w * self.dw, w * self.sw, n)
-        windows = as_strided(corner, shape, strides, writeable=False)
-        columns = workspace[: windows.size].reshape(windows.shape)
-        np.copyto(columns, windows)
+        columns = workspace[: prod(shape)].reshape(shape)
+        for j, (across, phases) in self._copies():
+            part = columns[..., j : j + across * phases, :, :]
+            part = part.reshape(*part.shape[:-3], across, phases, *part.shape[-2:])  # a view: one axis becomes two
+            corner = self.shifted(j, start)[first * self.band * self.sh :]
+            strides = (*steps, c, w * self.dw, self.x.strides[2], w, n)
+            np.copyto(part, as_strided(corner, part.shape, strides, writeable=False))
         size = columns.itemsize
         between = self.c * self.kw * (self.depth if self.dh > 1 else self.band * self.sh)  # lines from band to band
         places = (between * length * size, length * size, size)
         return [as_strided(columns, (count, self.inner, length), places, writeable=False)]
+
+    def _copies(self) -> list[tuple[int, Pair]]:
+        """Return which kernel columns can be copied at once: (the first, (columns across, phases of each))."""
+        if self.sw == 1:
+            return [(0, (self.kw, 1))]
+        if self.dw > 1:
+            return [(j, (1, 1)) for j in range(self.kw)]
+        across, rest = divmod(self.kw, self.sw)
+        found = [(0, (across, self.sw)), (across * self.sw, (1, rest))]
+        return [(first, size) for first, size in found if prod(size)]
 
     def workspace(self) -> Array:
         """Return memory for the columns of the largest piece."""
@@ -408,7 +420,7 @@ def spread(g: Array, weight: Array, *, size: Pair, stride: Pair, dilation: Pair)
     c = weight.shape[1]
     total: Array = np.zeros((size[0], c, size[1], n), g.dtype)
     # Columns are wanted whatever their number, and adding them costs more than copying.
-    plan = _Plan(total, weight.shape, stride, dilation, (oh, ow), views=False, copying=60)
+    plan = _Plan(total[:, :, None], weight.shape, stride, dilation, (oh, ow), views=False, copying=60)
     matrix = plan.weights(weight)[0].T
     (sh, sw), (dh, dw) = stride, dilation
     step = plan.band * sh  # rows of the input from band to band
@@ -421,11 +433,16 @@ def spread(g: Array, weight: Array, *, size: Pair, stride: Pair, dilation: Pair)
             last = min(first + several, end)
             seen = np.matmul(matrix, lines[first:last]).reshape(last - first, plan.depth, c, plan.kw, ow, n)
             rows = to[(first - start) * step :]
-            for i in range(plan.depth):
+            # As few additions as there can be: of one row of all bands, or of all rows of one band.
+            if last - first > plan.depth:
+                parts = [(i * dh, step, last - first, seen[:, i]) for i in range(plan.depth)]
+            else:
+                parts = [(k * step, dh, plan.depth, seen[k]) for k in range(last - first)]
+            for at, apart, count, part in parts:
                 for j in range(plan.kw):
                     columns = slice(j * dw, j * dw + sw * (ow - 1) + 1, sw)
-                    target = rows[i * dh : i * dh + (last - first - 1) * step + 1 : step, :, columns]
-                    np.add(target, seen[:, i, :, j], out=target)
+                    target = rows[at : at + (count - 1) * apart + 1 : apart, :, columns]
+                    np.add(target, part[:, :, j], out=target)
 
     with single_threaded_blas():
         count = min(cpus(), plan.bands) if plan.work > _SMALL else 1
