@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from .blas import matmul
 from .device import kernels
 from .dtypes import widened
 
@@ -33,7 +34,15 @@ def product(xp: Any, a: Any, b: Any) -> Any:
     """
     if a.ndim > 2 or b.ndim > 2:
         a, b = widened(a), widened(b)
-    return matmul(a, b) if xp is np else xp.matmul(a, b)
+    return _matmul()(a, b) if xp is np else xp.matmul(a, b)
+
+
+@cache
+def _matmul() -> Callable[[Any, Any], Any]:
+    """Return the product on the host; its threads are imported when they are first needed."""
+    from .blas import matmul
+
+    return matmul
 
 
 def scatter_add(xp: Any, out: Any, index: Any, values: Any) -> None:
