@@ -40,6 +40,7 @@ def test_strips_agree_with_loops_however_they_are_cut(case, threads, copying):
         patch.setattr(strips, "_SMALL", 0)
         patch.setattr(strips, "cpus", lambda: threads)
         patch.setattr(strips, "_COPYING", copying)
+        patch.setattr(strips, "_plan", strips._Plan)
         y = strips.correlate(x, weight, bias, padding=padding, output=output)
         gw = strips.correlate_weight(x, g, kernel, padding=padding, dtype=x.dtype)
         gx = strips.input_gradient(g, weight, size=size, padding=padding)

@@ -15,7 +15,7 @@ Threads share the rows of an image, not the batch: slices of the batch would sho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -62,6 +62,9 @@ class _Span:
         self.after = self.before + self.last - self.first
 
 
+_Run = tuple[int, int, int, int, int]
+
+
 class _Plan:
     """How a convolution is cut into strips of columns, and into bands of rows for threads."""
 
@@ -74,6 +77,8 @@ class _Plan:
         self.strips = [_Span(a, b, self.kw, self.left, self.w) for a, b in pairwise(ends)]
         self.counts = {strip.count for strip in self.strips}
         self.widest = max(self.counts)
+
+        self._runs: dict[Pair, list[_Run]] = {}
 
     def _cost(self, columns: int) -> float:
         """Estimate the time per output of strips so many columns wide: arithmetic, dearer if low, and copying."""
@@ -92,6 +97,30 @@ class _Plan:
         """Return some rows of outputs, and what they see."""
         return _Span(start, end, self.kh, self.top, self.h)
 
+    def runs(self, start: int, end: int) -> list[_Run]:
+        """Return runs of image rows that meet equally many rows of outputs through the same rows of the kernel.
+
+        Each is (first, last row, first row of outputs that the first one meets, how many, how many taps are left out);
+        in a run of several, each row meets outputs one row further down.
+        """
+        if (start, end) not in self._runs:
+            self._runs[start, end] = list(self._find_runs(start, end))
+        return self._runs[start, end]
+
+    def _find_runs(self, start: int, end: int) -> Iterator[_Run]:
+        met = {}
+        for row in range(start, end):
+            first = row + self.top - (self.kh - 1)
+            above, below = min(self.oh, max(0, first)), min(self.oh, row + self.top + 1)
+            met[row] = above, max(0, below - above), above - first
+        row = start
+        while row < end:
+            last = row + 1
+            while last < end and met[last] == (met[row][0] + last - row, *met[row][1:]):
+                last += 1
+            yield row, last, *met[row]
+            row = last
+
     def run(self, task: Callable[[int, int], Any], rows: int) -> list[Any]:
         """Run `task(start, end)` on parts of so many rows, in as many threads as pay; return what it returns."""
         work = self.n * self.oh * self.ow * self.o * self.c * self.kh * self.kw
@@ -101,6 +130,12 @@ class _Plan:
                 return [task(0, rows)]
             ends = [i * rows // threads for i in range(threads + 1)]
             return shared.run([partial(task, a, b) for a, b in pairwise(ends)])
+
+
+@lru_cache(maxsize=64)
+def _plan(weight: tuple[int, ...], batch: int, size: Pair, padding: Padding, output: Pair) -> _Plan:
+    """Return the plan of a convolution: making one costs as much as copying a strip."""
+    return _Plan(weight, batch, size, padding, output)
 
 
 class _Seen:
@@ -153,7 +188,7 @@ def correlate(x: Array, weight: Array, bias: Array | None, *, padding: Padding, 
 
     All are computed in the type of the weight.
     """
-    plan = _Plan(weight.shape, len(x), (x.shape[2], x.shape[3]), padding, output)
+    plan = _plan(weight.shape, len(x), (x.shape[2], x.shape[3]), padding, output)
     images = _by_pixels(x, weight.dtype)
     matrices = {count: _with_bias(plan.matrix(weight, count), bias) for count in plan.counts}
     y = np.empty((plan.oh, plan.ow, plan.o, plan.n), weight.dtype)
@@ -183,7 +218,7 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, padding: Padding, dtyp
     """Return the gradient (O, C, KH, KW) of the weight from x (N, C, H, W) and g (N, O, OH, OW)."""
     n, o, *output = g.shape
     c, *size = x.shape[1:]
-    plan = _Plan((o, c, *kernel), n, (size[0], size[1]), padding, (output[0], output[1]))
+    plan = _plan((o, c, *kernel), n, (size[0], size[1]), padding, (output[0], output[1]))
     images, given = _by_pixels(x, dtype), _by_pixels(g, dtype)
 
     def task(start: int, end: int) -> dict[int, Array]:
@@ -209,7 +244,7 @@ def correlate_weight(x: Array, g: Array, kernel: Pair, *, padding: Padding, dtyp
 def input_gradient(g: Array, weight: Array, *, size: Pair, padding: Padding) -> Array:
     """Return the gradient (N, C, H, W) of the input, in memory order (H, W, C, N), from g (N, O, OH, OW)."""
     n, _, oh, ow = g.shape
-    plan = _Plan(weight.shape, n, size, padding, (oh, ow))
+    plan = _plan(weight.shape, n, size, padding, (oh, ow))
     given = _by_pixels(g, weight.dtype)
     # Rows of outputs in ascending order meet the rows of the kernel in descending order.
     matrices = {
@@ -219,7 +254,7 @@ def input_gradient(g: Array, weight: Array, *, size: Pair, padding: Padding) -> 
     gx = np.empty((plan.h, plan.w, plan.c, n), weight.dtype)
 
     def task(start: int, end: int) -> None:
-        runs = list(_runs(plan, start, end))
+        runs = plan.runs(start, end)
         rows = np.empty(oh * plan.widest * plan.o * n, gx.dtype)
         sums = np.empty((end - start) * (plan.widest + plan.kw - 1) * plan.c * n, gx.dtype)
         upper, lower = (
@@ -243,26 +278,6 @@ def input_gradient(g: Array, weight: Array, *, size: Pair, padding: Padding) -> 
 
     plan.run(task, plan.h)
     return gx.transpose(3, 2, 0, 1)
-
-
-def _runs(plan: _Plan, start: int, end: int) -> Iterator[tuple[int, int, int, int, int]]:
-    """Yield runs of image rows that meet equally many rows of outputs through the same rows of the kernel.
-
-    Each is (first, last row, first row of outputs that the first one meets, how many, how many taps are left out); in a
-    run of several, each row meets outputs one row further down.
-    """
-    met = {}
-    for row in range(start, end):
-        first = row + plan.top - (plan.kh - 1)
-        above, below = min(plan.oh, max(0, first)), min(plan.oh, row + plan.top + 1)
-        met[row] = above, max(0, below - above), above - first
-    row = start
-    while row < end:
-        last = row + 1
-        while last < end and met[last] == (met[row][0] + last - row, *met[row][1:]):
-            last += 1
-        yield row, last, *met[row]
-        row = last
 
 
 def _products(matrix: Array, outputs: Array, to: Array, count: int, tap: int) -> None:
