@@ -42,6 +42,7 @@ def in_pieces(request, monkeypatch):
     monkeypatch.setattr(channels, "_BLOCK", 7)
     monkeypatch.setattr(channels, "_RUN", 3)
     monkeypatch.setattr(channels, "_LINE", 5)
+    monkeypatch.setattr(channels, "_MEDIUM", 8)
     monkeypatch.setattr(channels, "_SHORTEST", 1)
     monkeypatch.setattr(threads, "_WORTH", 0)
     monkeypatch.setattr(threads, "cpus", lambda: request.param)

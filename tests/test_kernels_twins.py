@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinygrad_cnn.backend import blas, rows, threads, winograd
+from tinygrad_cnn.backend import blas, few_images, rows, threads, winograd
 from tinygrad_cnn.backend import numpy_kernels as kernels
 
 quick = settings(max_examples=60, deadline=None)
@@ -156,7 +156,17 @@ def pools(draw):
 # Comparisons ----------------------------------------------------------------------------------------------------------
 
 
-@quick
+@pytest.fixture(params=[0, 2, 4], ids="at most {} images one by one".format)
+def image_by_image(request, monkeypatch):
+    """Batches of up to so many images are computed image by image."""
+    monkeypatch.setattr(few_images, "_FEW", request.param)
+
+
+same_fixture = settings(quick, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.usefixtures("image_by_image")
+@same_fixture
 @given(convolutions())
 def test_conv2d_agrees_with_loops(case):
     x, weight, bias, g, geometry = case
@@ -164,7 +174,8 @@ def test_conv2d_agrees_with_loops(case):
     np.testing.assert_allclose(y, slow_conv2d(x, weight, bias, geometry, g.shape[2:]), atol=1e-12)
 
 
-@quick
+@pytest.mark.usefixtures("image_by_image")
+@same_fixture
 @given(convolutions())
 def test_gradients_of_conv2d_agree_with_loops(case):
     x, weight, _, g, geometry = case
@@ -180,6 +191,7 @@ def test_gradients_of_conv2d_agree_with_loops(case):
 def test_conv2d_is_the_same_in_pieces_threads_and_by_views(case, workspace, few, channels, with_blas):
     x, weight, bias, g, geometry = case
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few_images, "_FEW", 0)
         patch.setattr(rows, "_WORKSPACE", workspace)
         patch.setattr(rows, "_SMALL", 0)
         patch.setattr(rows, "_FEW_ROWS", few)
@@ -247,6 +259,43 @@ def test_bands_that_share_their_columns_give_what_loops_give(workspace, threads,
         np.testing.assert_array_equal(found, again)
 
 
+@quick
+@given(convolutions(), st.sampled_from([0, 1, 1000]), st.sampled_from([0, 30, 1 << 22]))
+def test_few_images_are_the_same_with_the_kernel_turned_and_without(case, filters, largest):
+    x, weight, _, g, geometry = case
+    geometry = {**geometry, "stride": (1, 1)}
+    shape = [len(x), len(weight)]
+    for a in (0, 1):
+        shape.append(positions(x.shape[2 + a], geometry["padding"][a], weight.shape[2 + a], 1, geometry["dilation"][a]))
+    g = np.resize(g, shape) if g.size else np.ones(shape)
+    gx, _ = slow_conv2d_gradients(x, weight, g, geometry)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few_images, "_FILTERS", filters)
+        patch.setattr(few_images, "_LARGEST", largest)
+        found = kernels.conv2d_input_gradient(g, weight, size=x.shape[2:], **geometry)
+    np.testing.assert_allclose(found, gx, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 4, 5])
+def test_few_images_keep_single_precision_and_agree_with_many(n, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, weight, bias = (rng.normal(size=s).astype("f") for s in ((n, 6, 14, 14), (16, 6, 5, 5), (16,)))
+    geometry = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
+    found = []
+    for most in (0, 4):
+        monkeypatch.setattr(few_images, "_FEW", most)
+        y = kernels.conv2d(x, weight, bias, **geometry)
+        assert y.dtype == np.float32
+        if n <= most:
+            assert y.flags.c_contiguous
+        gx = kernels.conv2d_input_gradient(y, weight, size=(14, 14), **geometry)
+        gw = kernels.conv2d_weight_gradient(x, y, kernel=(5, 5), **geometry)
+        assert gx.dtype == gw.dtype == np.float32
+        found.append((y, gx, gw))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+
+
 @st.composite
 def three_rows_high(draw):
     """Convolutions that Winograd's algorithm can compute, with channels, heights and paddings that fit no tile."""
@@ -271,6 +320,7 @@ def three_rows_high(draw):
 def test_sums_of_rows_give_what_loops_give(case, threads, with_blas):
     x, weight, bias, g, geometry = case
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few_images, "_FEW", 0)
         patch.setattr(winograd, "pays", lambda *shapes: True)
         patch.setattr(winograd, "cpus", lambda: threads)
         patch.setattr(winograd, "_RUN", 4)

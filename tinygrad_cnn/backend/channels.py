@@ -19,6 +19,7 @@ __all__ = ["batch_norm", "batch_norm_gradients", "chosen", "relu", "relu_gradien
 Array = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 18  # numbers; smaller blocks fit the L2 cache, but make threads wait for Python's lock more often
+_MEDIUM = 1 << 15  # numbers below which one call for all of them is fastest
 _LINE = 4096  # numbers of a row of zeros to compare with
 _RUN = 4096  # numbers of one sum without a tree: rounding errors grow with their count
 _PASSES = 24  # a number of a block counts as so many where threads are concerned: it is passed over often
@@ -154,7 +155,7 @@ def _flat(x: Array, *others: Array) -> list[Array] | None:
 
 def relu(x: Array) -> Array:
     """Return max(x, 0)."""
-    if x.size < _LINE:
+    if x.size < _MEDIUM:
         return np.maximum(x, 0)
     y = np.empty_like(x)
     flat = _flat(x, y)

@@ -4,7 +4,8 @@ Shapes are (N, C, H, W) throughout, in any memory layout. Inside, everything run
 are made with the batch as the innermost axis of their memory: then every shift, slice and copy of a convolution or a
 pool moves runs of N neighbouring numbers, whatever the kernel size and the stride.
 Source of the layout: Krizhevsky, cuda-convnet, 2012; of columns + GEMM: Chellapilla, Puri & Simard, IWFHR 2006.
-Which way a convolution is computed is a matter of its geometry alone: modules `rows`, `strips` and `winograd`.
+Which way a convolution is computed is a matter of its geometry alone: modules `few_images`, `rows`, `strips` and
+`winograd`.
 
 Geometry comes normalised: `stride` and `dilation` are pairs, `padding` is ((top, bottom), (left, right)), none of it
 negative. Every result is a fresh array that nobody else refers to.
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import rows, strips, winograd
+from . import few_images, rows, strips, winograd
 from .channels import batch_norm, batch_norm_gradients, chosen, relu, relu_gradient
 from .geometry import Padding, Pair, positions, window_padding
 from .threads import in_parts
@@ -127,6 +128,9 @@ def conv2d(
     oh = positions(h, padding[0], kh, stride[0], dilation[0])
     ow = positions(w, padding[1], kw, stride[1], dilation[1])
     kernel = weight.astype(work, copy=False)
+    if groups == 1 and few_images.pays(n, weight.shape, (oh, ow)):
+        y = few_images.correlate(x, kernel, bias, stride=stride, padding=padding, dilation=dilation, output=(oh, ow))
+        return y.astype(result, copy=False)
     if groups == 1 and winograd.pays(work, n, weight.shape, stride, dilation, (oh, ow)):
         seen = rows.padded_rows(x, (0, 0), (0, 0), work)
         y = winograd.correlate(seen, kernel, bias, padding=padding, output=(oh, ow))
@@ -153,11 +157,15 @@ def conv2d_input_gradient(
     (h, w), (sh, sw), (dh, dw) = size, stride, dilation
     (top, bottom), (left, right) = padding
     work, result = _work_type(g, weight), np.result_type(g, weight)
+    if groups == 1 and few_images.pays(n, weight.shape, (oh, ow)):
+        kernel = weight.astype(work, copy=False)
+        gx = few_images.input_gradient(g, kernel, size=size, stride=stride, padding=padding, dilation=dilation)
+        return gx.astype(result, copy=False)
     if groups == 1:
         return _single_input_gradient(g, weight.astype(work, copy=False), size, stride, padding, dilation, result)
     flat = _innermost(g).reshape(groups, o // groups, oh * ow * n).astype(work, copy=False)
-    kernel = weight.reshape(groups, o // groups, cg * kh * kw).astype(work, copy=False)
-    spread = np.matmul(kernel.transpose(0, 2, 1), flat).reshape(groups * cg, kh, kw, oh, ow, n)
+    matrices = weight.reshape(groups, o // groups, cg * kh * kw).astype(work, copy=False)
+    spread = np.matmul(matrices.transpose(0, 2, 1), flat).reshape(groups * cg, kh, kw, oh, ow, n)
     gx = np.zeros((groups * cg, h + top + bottom, w + left + right, n), work)
     for i in range(kh):
         for j in range(kw):
@@ -206,9 +214,14 @@ def conv2d_weight_gradient(
     n, o, oh, ow = g.shape
     c = x.shape[1]
     work = _work_type(x, g)
+    if groups == 1 and few_images.pays(n, (o, c, *kernel), (oh, ow)):
+        gw: Array = few_images.correlate_weight(
+            x, g, kernel, stride=stride, padding=padding, dilation=dilation, dtype=work
+        )
+        return gw.astype(np.result_type(x, g), copy=False)
     if groups == 1 and winograd.pays(work, n, (o, c, *kernel), stride, dilation, (oh, ow)):
         seen, flat = (rows.padded_rows(a, (0, 0), (0, 0), work) for a in (x, g))
-        gw: Array = winograd.correlate_weight(seen, flat, kernel, padding=padding)
+        gw = winograd.correlate_weight(seen, flat, kernel, padding=padding)
         return gw.astype(np.result_type(x, g), copy=False)
     if groups == 1 and strips.pays(n, (o, c, *kernel), stride, dilation):
         gw = strips.correlate_weight(x, g, kernel, padding=padding, dtype=work)
