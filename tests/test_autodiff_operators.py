@@ -9,7 +9,7 @@ import pytest
 
 from tinygrad_cnn import Tensor, grad, nn, no_grad, ops
 from tinygrad_cnn.amp import autocast
-from tinygrad_cnn.errors import GraphError, ShapeError
+from tinygrad_cnn.errors import GraphError, OptionError, ShapeError
 from tinygrad_cnn.graph import Observer, casting, nodes_from, observing
 
 OPERATORS = {
@@ -227,3 +227,48 @@ def test_missing_names_of_other_libraries_say_what_to_write_and_are_not_there():
         _ = x.mm
     with pytest.raises(AttributeError, match=r"'Parameter' object has no attribute 'mm'"):
         _ = nn.Parameter([1.0]).mm
+
+
+# Options are brought into their normal form once
+
+
+def test_options_that_are_equal_but_not_legal_are_still_refused():
+    x = Tensor(np.ones((1, 1, 4, 4)))
+    w = Tensor(np.ones((1, 1, 2, 2)))
+    for _ in range(2):
+        assert ops.conv2d(x, w, stride=2, groups=1).shape == (1, 1, 2, 2)
+        assert ops.conv2d(x, w, stride=(2, 2), padding=((0, 0), (0, 0))).shape == (1, 1, 2, 2)
+        for wrong in ({"stride": 2.0}, {"groups": True}, {"stride": (2.0, 2)}, {"padding": ((0, 0.0), (0, 0))}):
+            with pytest.raises(OptionError):
+                ops.conv2d(x, w, **wrong)
+
+
+def test_options_that_change_are_read_again():
+    x, w = Tensor(np.ones((1, 1, 8, 8))), Tensor(np.ones((1, 1, 2, 2)))
+    stride = [2, 2]
+    assert ops.conv2d(x, w, stride=stride).shape[2:] == (4, 4)
+    stride[:] = [3, 3]
+    assert ops.conv2d(x, w, stride=stride).shape[2:] == (3, 3)
+    index = Tensor([0])
+    padding = ([0, 0], [0, 0])
+    assert ops.conv2d(x, w, padding=padding).shape[2:] == (7, 7)
+    padding[0][0] = 2
+    assert ops.conv2d(x, w, padding=padding).shape[2:] == (9, 7)
+    assert ops.getitem(Tensor([1.0, 2.0]), index=index).tolist() == [1]
+
+
+def test_writing_to_the_options_of_a_node_changes_no_later_call():
+    x = Tensor(np.ones((2, 3)), requires_grad=True)
+    axis = (0, 1)
+    first = ops.sum(x, axis=axis)
+    first.node.options["axis"] = (0,)
+    assert ops.sum(x, axis=axis).shape == ()
+    assert ops.sum(x, axis=axis).node.options == ops.sum.complete({"axis": (0, 1)})
+
+
+def test_normal_forms_of_many_options_take_no_memory_without_end():
+    x = Tensor(np.ones(3))
+    for n in range(1000):
+        ops.clip(x, low=-1.0 - n)
+    assert len(ops.clip._completed) <= 256
+    assert ops.clip(x, low=2.0).tolist() == [2, 2, 2]

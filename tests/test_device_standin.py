@@ -123,7 +123,8 @@ def test_gradients_are_clipped_where_they_live():
 
 def test_a_network_on_another_device_is_summarised_there():
     model = models.LeNet5().to("standin")
-    assert nn.summary(model, (1, 1, 28, 28)).as_dicts() == nn.summary(models.LeNet5(), (1, 1, 28, 28)).as_dicts()
+    shape = (8, 1, 28, 28)  # the CPU lays few images out differently, and then flattens them without a copy
+    assert nn.summary(model, shape).as_dicts() == nn.summary(models.LeNet5(), shape).as_dicts()
 
 
 def check_training(optimizer, build):

@@ -31,6 +31,15 @@ _FLOATS = "fV"  # kinds of the results that can carry a gradient; of kind V ther
 _EXACT = 256  # whole numbers up to here are floats of 16 bits, both kinds
 
 
+_KEPT = 256  # normal forms of options per op
+
+
+def _never_changes(value: Any) -> bool:
+    if value.__class__ is tuple:
+        return all(map(_never_changes, value))
+    return value is None or value.__class__ in (int, float, str, bool)
+
+
 class Op:
     """A forward rule and, per input, a rule for its gradient.
 
@@ -89,6 +98,7 @@ class Op:
         }
         self.usual: dict[str, Any] | None = None  # the completed defaults, once they were needed
         self.convert = convert
+        self._completed: dict[tuple[Any, ...], tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self.shape = shape
         self.flops = flops
         self.family = family
@@ -162,7 +172,24 @@ class Op:
         return at_position
 
     def complete(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Fill in defaults and bring options into their normal form."""
+        """Fill in defaults and bring options into their normal form.
+
+        A layer gives the same objects at every call, so their normal form is kept. Objects are compared by identity,
+        since 1, 1.0 and True are equal, but not all of them are legal; and only those that never change are kept.
+        """
+        key = (*options, *map(id, options.values()))
+        known = self._completed.get(key)
+        if known is not None:
+            return known[1].copy()
+        completed = self._complete(options)
+        if all(map(_never_changes, options.values())):
+            if len(self._completed) >= _KEPT:
+                self._completed.clear()
+            # With the options, so that none of these ids is given to another object.
+            self._completed[key] = tuple(options.values()), completed.copy()
+        return completed
+
+    def _complete(self, options: dict[str, Any]) -> dict[str, Any]:
         for name in options:
             if name not in self.option_names:
                 unknown = ", ".join(sorted(options.keys() - self.option_names))

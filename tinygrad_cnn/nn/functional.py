@@ -126,7 +126,8 @@ def conv2d(
             f"conv2d: input {tuple(input.shape)} and weight {tuple(weight.shape)} must both have 4 axes: "
             "input (n, c, h, w), weight (o, c, kh, kw)"
         )
-    padding = resolve_padding(padding, input.shape[2:], tuple(weight.shape[2:]), stride, dilation)
+    if isinstance(padding, str):
+        padding = resolve_padding(padding, input.shape[2:], tuple(weight.shape[2:]), stride, dilation)
     return ops.conv2d(
         input,
         weight,
