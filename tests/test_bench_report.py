@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from itertools import pairwise
 
@@ -10,8 +11,9 @@ import pytest
 
 from tinygrad_cnn import nn
 from tinygrad_cnn.bench import WORK, Result, compare, main
+from tinygrad_cnn.bench.apart import apart
 from tinygrad_cnn.bench.peers import Pair, lenet_pair, torch_or_none
-from tinygrad_cnn.bench.work import Settings, images
+from tinygrad_cnn.bench.work import Settings, epoch, forward, images, lenet_step
 
 
 def test_contestants_take_turns():
@@ -34,6 +36,50 @@ def test_a_slow_contestant_makes_one_call_a_turn_and_all_of_them_count():
 def test_the_clock_may_be_that_of_the_processor():
     times = compare({"sleep": lambda: time.sleep(0.02)}, 0.0, turns=3, clock=time.process_time)
     assert all(value < 0.02 for value in times["sleep"])
+
+
+def test_contestants_in_processes_of_their_own_take_turns_too():
+    with apart(lenet_step, ["captured", "eager"], 2) as contestants:
+        processes = [contestant.process for contestant in contestants.values()]
+        assert len({process.pid for process in processes}) == 2
+        times = compare(contestants, 0.0, turns=2, warm_up=3)
+    assert all(process.poll() is not None for process in processes)
+    assert times.keys() == {"captured", "eager"}
+    assert all(len(found) >= 2 and min(found) > 0 for found in times.values())
+
+
+def test_a_contestant_whose_process_ends_is_named(capfd):
+    message = r"lenet_step\('nonsense', 2\).*ended with status 1"
+    with apart(lenet_step, ["nonsense"], 2) as contestants, pytest.raises(RuntimeError, match=message):
+        compare(contestants, 0.0)
+    assert "KeyError: 'nonsense'" in capfd.readouterr().err
+
+
+def environment_of(kind):
+    """Make a call that fails if the C library is not as it should be for such a contestant."""
+    kept = "GLIBC_TUNABLES" not in os.environ
+    assert kept == (kind != "torch")
+    return lambda: None
+
+
+def test_the_c_library_is_left_as_it_is_for_others(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    with apart(environment_of, ["eager", "torch"]) as contestants:
+        assert compare(contestants, 0.0, turns=1).keys() == {"eager", "torch"}
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "size"), [(epoch, "captured", 256), (epoch, "loading", 256), (forward, "eager", 3)]
+)
+def test_what_is_timed_apart_runs(make, kind, size):
+    make(kind, size)()
+
+
+@pytest.mark.skipif(torch_or_none() is None, reason="PyTorch is not installed")
+@pytest.mark.parametrize(("make", "size"), [(lenet_step, 2), (epoch, 256), (forward, 3)])
+def test_what_is_timed_of_pytorch_runs(make, size):
+    make("torch", size)()
 
 
 @pytest.mark.parametrize(

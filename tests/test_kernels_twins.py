@@ -242,6 +242,7 @@ def test_bands_that_share_their_columns_give_what_loops_give(workspace, threads,
     monkeypatch.setattr(rows, "_WORKSPACE", workspace)
     monkeypatch.setattr(rows, "_SMALL", 0)
     monkeypatch.setattr(rows, "_UNPACKED", unpacked)
+    monkeypatch.setattr(rows, "multiplies_unpacked", lambda: True)
     monkeypatch.setattr(rows, "_NARROWEST", 1)
     monkeypatch.setattr(rows, "cpus", lambda: threads)
     rng = np.random.default_rng(0)

@@ -7,12 +7,12 @@ import importlib.metadata
 import os
 import platform
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from time import perf_counter, sleep
 from typing import Any
 
-__all__ = ["Result", "compare", "machine", "medians", "versions"]
+__all__ = ["Contestant", "Result", "compare", "machine", "medians", "versions"]
 
 
 _PAUSE = 0.05  # seconds between the turns of two contestants
@@ -62,8 +62,38 @@ class Result:
         return {**asdict(self), "ratio": self.ratio, "met": self.met}
 
 
+class Contestant:
+    """A call that is timed in turns, and the clock that tells its time."""
+
+    def __init__(self, call: Callable[[], Any], clock: Callable[[], float] = perf_counter) -> None:
+        self.call = call
+        self.clock = clock
+        self.slow = False
+
+    def warm_up(self, count: int) -> None:
+        """Call some times, and see whether one call takes longer than a turn."""
+        for _ in range(count):
+            self.call()
+        started = perf_counter()
+        self.call()
+        self.slow = perf_counter() - started > _TURN
+
+    def turn(self) -> list[float]:
+        """Return the times in seconds of the calls of one turn."""
+        times = []
+        begun = perf_counter()
+        while not self.slow and perf_counter() < begun + _TURN / 4:
+            self.call()
+        while True:
+            started = self.clock()
+            self.call()
+            times.append(self.clock() - started)
+            if self.slow or perf_counter() > begun + _TURN:
+                return times
+
+
 def compare(
-    contestants: dict[str, Callable[[], Any]],
+    contestants: Mapping[str, Callable[[], Any] | Contestant],
     seconds: float,
     *,
     warm_up: int = 5,
@@ -75,34 +105,23 @@ def compare(
     Each turn repeats a call for 80 ms, of which the first 20 are not counted, so that caches and clocks are those of
     steady work. Before it there is a pause, because the threads of BLAS and of OpenMP go on looking for work for some
     20 ms, on a processor that the next contestant needs. There are at least `turns` turns, of which a slow contestant
-    makes one call each. `clock` tells the time: that on the wall, or
-    `time.process_time`, the time of the processor, which other processes take nothing from.
+    makes one call each. `clock` tells the time of plain calls: that on the wall, or `time.process_time`, the time of
+    the processor, which other processes take nothing from.
     """
-    slow = set()
-    for name, call in contestants.items():
-        for _ in range(warm_up):
-            call()
-        started = perf_counter()
-        call()
-        if perf_counter() - started > _TURN:
-            slow.add(name)
+    all_of_them = {
+        name: call if isinstance(call, Contestant) else Contestant(call, clock) for name, call in contestants.items()
+    }
+    for contestant in all_of_them.values():
+        contestant.warm_up(warm_up)
     times: dict[str, list[float]] = {name: [] for name in contestants}
     collecting = gc.isenabled()
     gc.disable()
     try:
         end, done = perf_counter() + seconds, 0
         while perf_counter() < end or done < turns:
-            for name, call in contestants.items():
+            for name, contestant in all_of_them.items():
                 sleep(_PAUSE)
-                begun = perf_counter()
-                while name not in slow and perf_counter() < begun + _TURN / 4:
-                    call()
-                while True:
-                    started = clock()
-                    call()
-                    times[name].append(clock() - started)
-                    if name in slow or perf_counter() > begun + _TURN:
-                        break
+                times[name] += contestant.turn()
             done += 1
             gc.collect(0)
     finally:

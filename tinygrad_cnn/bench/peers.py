@@ -14,7 +14,7 @@ from ..captured import compile
 from ..models import LeNet5
 from ..tensor import Tensor
 
-__all__ = ["Pair", "lenet", "lenet_pair", "resnet18", "resnet50_peer", "torch_or_none"]
+__all__ = ["Pair", "lenet", "lenet_pair", "resnet18", "resnet50_peer", "step_of", "torch_or_none", "torch_step"]
 
 
 def torch_or_none() -> ModuleType | None:
@@ -25,13 +25,27 @@ def torch_or_none() -> ModuleType | None:
         return None
 
 
+def torch_step(torch: ModuleType, model: Any, lr: float = 1e-3) -> Callable[[Any, Any], Any]:
+    """Return a training step of PyTorch's, with Adam and cross-entropy."""
+    optimizer, loss = torch.optim.Adam(model.parameters(), lr=lr), torch.nn.CrossEntropyLoss()
+
+    def step(x: Any, y: Any) -> Any:
+        optimizer.zero_grad()
+        value = loss(model(x), y)
+        value.backward()
+        optimizer.step()
+        return value
+
+    return step
+
+
 class Pair:
     """Our model, captured and not, and PyTorch's with the same start, each with Adam and cross-entropy."""
 
     def __init__(
         self, make: Callable[[], Any], make_peer: Callable[[ModuleType], Any] | None, lr: float = 1e-3
     ) -> None:
-        self.torch = torch_or_none()
+        self.torch = torch_or_none() if make_peer is not None else None
         self.loss = nn.CrossEntropyLoss()
         self.model, self.replayed = make(), make()
         for p, q in zip(self.model.parameters(), self.replayed.parameters(), strict=True):
@@ -40,24 +54,16 @@ class Pair:
         self.captured = compile(self.replayed, self.loss, optim.Adam(self.replayed.parameters(), lr=lr))
         if self.torch is not None and make_peer is not None:
             self.peer = make_peer(self.torch)
+            self.peer_step = torch_step(self.torch, self.peer, lr)
             with self.torch.no_grad():
                 for p, q in zip(self.model.parameters(), self.peer.parameters(), strict=True):
                     q.copy_(self.torch.from_numpy(np.ascontiguousarray(p.array)))
-            self.peer_optimizer = self.torch.optim.Adam(self.peer.parameters(), lr=lr)
-            self.peer_loss = self.torch.nn.CrossEntropyLoss()
 
     def eager(self, x: Any, y: Any) -> Any:
         self.optimizer.zero_grad()
         loss = self.loss(self.model(x), y)
         loss.backward()
         self.optimizer.step()
-        return loss
-
-    def peer_step(self, x: Any, y: Any) -> Any:
-        self.peer_optimizer.zero_grad()
-        loss = self.peer_loss(self.peer(x), y)
-        loss.backward()
-        self.peer_optimizer.step()
         return loss
 
     def steps(self, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> dict[str, Callable[[], Any]]:
@@ -80,6 +86,21 @@ class Pair:
             reference = losses.get("torch", losses["eager"])
             worst = max(worst, *(abs(loss - reference) for loss in losses.values()))
         return worst
+
+
+def step_of(
+    kind: str,
+    make: Callable[[], Any],
+    make_peer: Callable[[ModuleType], Any],
+    x: np.ndarray[Any, Any],
+    y: np.ndarray[Any, Any],
+) -> Callable[[], Any]:
+    """Return the step of one contestant alone: "captured", "eager" or "torch"."""
+    if kind != "torch":
+        return Pair(make, None).steps(x, y)[kind]
+    torch = import_module("torch")
+    step, theirs, labels = torch_step(torch, make_peer(torch)), torch.from_numpy(x), torch.from_numpy(y)
+    return lambda: step(theirs, labels)
 
 
 def lenet(torch: ModuleType) -> Any:

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -19,8 +20,9 @@ from ..captured import compile
 from ..data import DataLoader, mnist
 from ..models import LeNet5
 from ..tensor import Tensor
-from .measure import Result, compare, medians
-from .peers import Pair, lenet_pair, resnet18, torch_or_none
+from .apart import apart
+from .measure import Contestant, Result, compare, medians
+from .peers import lenet, lenet_pair, resnet18, step_of, torch_or_none, torch_step
 
 __all__ = ["WORK", "Settings", "first_of", "images"]
 
@@ -42,16 +44,20 @@ class Settings:
         self.quick = quick
         self.one_thread = one_thread
         self.clock = process_time if one_thread else perf_counter
+        self.kinds = ["captured", "eager", *(["torch"] if torch_or_none() else [])]
 
     def medians(
-        self, contestants: dict[str, Callable[[], Any]], share: float = 1.0, **options: Any
+        self, contestants: Mapping[str, Callable[[], Any] | Contestant], share: float = 1.0, **options: Any
     ) -> dict[str, float]:
         """Return the median of each contestant in milliseconds, measured for this share of the seconds."""
         return medians(compare(contestants, self.seconds * share, clock=self.clock, **options))
 
-    def long_medians(self, contestants: dict[str, Callable[[], Any]], turns: int = 3) -> dict[str, float]:
-        """Return the same for calls that take seconds."""
-        return self.medians(contestants, 0.0, warm_up=0, turns=turns)
+    def medians_apart(
+        self, make: Callable[..., Callable[[], Any]], kinds: Sequence[str], *arguments: Any, **options: Any
+    ) -> dict[str, float]:
+        """Return the medians of `make(kind, *arguments)` for these kinds, each in a process of its own."""
+        with apart(make, kinds, *arguments, clock=self.clock.__name__) as contestants:
+            return self.medians(contestants, **options)
 
     def sgemm_rate(self) -> float:
         """Return how many floating point operations per second NumPy's matrix product reaches here, in float32."""
@@ -76,13 +82,17 @@ def equal_work(settings: Settings) -> Iterator[Result]:
     )
 
 
+def lenet_step(kind: str, batch: int) -> Callable[[], Any]:
+    """Return one contestant of the next function."""
+    return step_of(kind, LeNet5, lenet, *images(batch))
+
+
 def lenet_steps(settings: Settings) -> Iterator[Result]:
-    """A training step of LeNet-5: forward, cross-entropy, backward, Adam."""
+    """A training step of LeNet-5: forward, cross-entropy, backward, Adam; each contestant in a process of its own."""
     targets = {64: 3.0, 256: 2.0}
     rate = settings.sgemm_rate()
     for batch in (64, 256) if settings.quick else (32, 64, 128, 256, 1024):
-        pair = lenet_pair()
-        times = settings.medians(pair.steps(*images(batch)))
+        times = settings.medians_apart(lenet_step, settings.kinds, batch)
         share = LENET_FLOPS * batch / (times["captured"] / 1e3) / rate
         detail = {"times": times, "sgemm_gflops": rate / 1e9, "share_of_sgemm": share}
         yield Result(
@@ -144,9 +154,8 @@ def peak_memory(settings: Settings) -> Iterator[Result]:
     """
     if sys.platform != "linux":
         return
-    kinds = ["captured", "eager", *(["torch"] if torch_or_none() else [])]
-    used = {kind: float(_child(_MEMORY, kind, "256")) / 1024 for kind in kinds}
-    for kind in kinds[:2]:
+    used = {kind: float(_child(_MEMORY, kind, "256")) / 1024 for kind in settings.kinds}
+    for kind in settings.kinds[:2]:
         yield Result(
             f"peak memory of a LeNet-5 step, batch 256, {kind}",
             used[kind],
@@ -157,42 +166,39 @@ def peak_memory(settings: Settings) -> Iterator[Result]:
         )
 
 
+def epoch(kind: str, count: int) -> Callable[[], Any]:
+    """Return one contestant of the next function, or our loader alone (kind "loading")."""
+    train, _ = mnist()
+    if kind == "torch":
+        torch = import_module("torch")
+        pixels, labels = train.take(np.arange(count))
+        step = torch_step(torch, lenet(torch))
+        data = torch.utils.data.TensorDataset(torch.from_numpy(pixels), torch.from_numpy(np.asarray(labels, np.int64)))
+        loader = torch.utils.data.DataLoader(data, batch_size=128, shuffle=True)
+    else:
+        model = LeNet5()
+        step = compile(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()))
+        subset = train if count == len(train) else first_of(train, count)
+        loader = DataLoader(subset, batch_size=128, shuffle=True)
+
+    def run() -> None:
+        for x, y in loader:
+            if kind != "loading":
+                step(x, y)
+
+    return run
+
+
 def mnist_epoch(settings: Settings) -> Iterator[Result]:
     """An epoch of MNIST at batch 128 with shuffling loader and Adam; quick: a tenth of it."""
-    train, _ = mnist()
     count = 6400 if settings.quick else 60_000
-    pixels, labels = train.take(np.arange(count))
-    model = LeNet5()
-    step = compile(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()))
-    subset = train if count == len(train) else first_of(train, count)
-    loader = DataLoader(subset, batch_size=128, shuffle=True)
-
-    def ours() -> None:
-        for x, y in loader:
-            step(x, y)
-
-    def loading() -> None:
-        for _ in loader:
-            pass
-
-    contestants: dict[str, Callable[[], Any]] = {"ours": ours, "loading": loading}
-    torch = torch_or_none()
-    if torch is not None:
-        pair = lenet_pair()
-        data = torch.utils.data.TensorDataset(torch.from_numpy(pixels), torch.from_numpy(np.asarray(labels, np.int64)))
-        theirs = torch.utils.data.DataLoader(data, batch_size=128, shuffle=True)
-
-        def peer() -> None:
-            for x, y in theirs:
-                pair.peer_step(x, y)
-
-        contestants["torch"] = peer
-    times = settings.long_medians(contestants, 2 if settings.quick else 3)
+    kinds = ["captured", "loading", *(["torch"] if torch_or_none() else [])]
+    times = settings.medians_apart(epoch, kinds, count, share=0, warm_up=0, turns=2 if settings.quick else 3)
     times = {name: time / 1e3 for name, time in times.items()}
+    loading = times["loading"] / times["captured"]
     yield Result(
-        f"epoch of MNIST, {count} images, batch 128", times["ours"], unit="s", peer=times.get("torch"),
-        peer_name="torch + DataLoader", target=2.5, note=f"loading is {times['loading'] / times['ours']:.1%}",
-        detail={"loading_share": times["loading"] / times["ours"]},
+        f"epoch of MNIST, {count} images, batch 128", times["captured"], unit="s", peer=times.get("torch"),
+        peer_name="torch + DataLoader", target=2.5, note=f"loading is {loading:.1%}", detail={"loading_share": loading},
     )  # fmt: skip
 
 
@@ -203,31 +209,35 @@ def first_of(dataset: Any, count: int) -> Any:
     return Subset(dataset, np.arange(count))
 
 
+def forward(kind: str, batch: int) -> Callable[[], Any]:
+    """Return one contestant of the next function."""
+    x, _ = images(batch)
+    if kind == "torch":
+        torch = import_module("torch")
+        peer, theirs = lenet(torch), torch.from_numpy(x)
+
+        def run_peer() -> None:
+            with torch.inference_mode():
+                peer(theirs)
+
+        return run_peer
+    model, ours = LeNet5(), Tensor(x)
+
+    def run() -> None:
+        with no_grad():
+            model(ours)
+
+    return run
+
+
 def inference(settings: Settings) -> Iterator[Result]:
     """Images per second of LeNet-5 without recording."""
-    pair = lenet_pair()
     for batch in (1, 256):
-        x, _ = images(batch)
-        ours = Tensor(x)
-
-        def run(ours: Any = ours) -> None:
-            with no_grad():
-                pair.model(ours)
-
-        contestants: dict[str, Callable[[], Any]] = {"ours": run}
-        if pair.torch is not None:
-            theirs = pair.torch.from_numpy(x)
-
-            def peer(theirs: Any = theirs) -> None:
-                with pair.torch.inference_mode():  # type: ignore[union-attr]
-                    pair.peer(theirs)
-
-            contestants["torch"] = peer
-        times = settings.medians(contestants, 0.5)
+        times = settings.medians_apart(forward, settings.kinds[1:], batch, share=0.5)
         speed = {name: batch / time * 1e3 for name, time in times.items()}
         yield Result(
             f"LeNet-5 inference, batch {batch}",
-            speed["ours"],
+            speed["eager"],
             unit="images/s",
             peer=speed.get("torch"),
             peer_name="torch",
@@ -235,15 +245,17 @@ def inference(settings: Settings) -> Iterator[Result]:
         )
 
 
+def resnet(kind: str, batch: int) -> Callable[[], Any]:
+    """Return one contestant of the next function."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(batch, 3, 32, 32)).astype(np.float32), rng.integers(0, 10, batch)
+    return step_of(kind, lambda: resnet18(nn, nn.Module), lambda torch: resnet18(torch.nn, torch.nn.Module), x, y)
+
+
 def resnet_step(settings: Settings) -> Iterator[Result]:
     """A training step of ResNet-18 on 32 x 32 images."""
     batch = 4 if settings.quick else 32
-    pair = Pair(lambda: resnet18(nn, nn.Module), lambda torch: resnet18(torch.nn, torch.nn.Module))
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(batch, 3, 32, 32)).astype(np.float32), rng.integers(0, 10, batch)
-    steps = pair.steps(x, y)
-    steps.pop("captured")
-    times = settings.long_medians(steps)
+    times = settings.medians_apart(resnet, settings.kinds[1:], batch, share=0, warm_up=1, turns=3)
     yield Result(
         f"ResNet-18 step, 32 x 32, batch {batch}, eager", times["eager"], peer=times.get("torch"), peer_name="torch",
         target=1.0,
