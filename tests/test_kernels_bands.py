@@ -105,7 +105,7 @@ def test_what_bands_cannot_do(changed):
 @pytest.mark.parametrize("unpacked", [False, True])
 def test_bands_are_for_lenet_where_small_products_are_fast(unpacked, monkeypatch):
     """The choice for the network that this was made for."""
-    monkeypatch.setattr(patches, "multiplies_unpacked", lambda: unpacked)
+    monkeypatch.setattr(patches, "most_unpacked", lambda: 1_000_000 * unpacked)
     first = Convolution(0, 1, (1, 6), (28, 28), (5, 5), (1, 1), ((2, 2), (2, 2)), (1, 1), True, (2, 2))
     second = Convolution(2, 3, (6, 16), (14, 14), (5, 5), (1, 1), NONE, (1, 1), True, (2, 2))
     chosen = patches.choose_patches([first, second])
@@ -114,6 +114,6 @@ def test_bands_are_for_lenet_where_small_products_are_fast(unpacked, monkeypatch
 
 
 def test_bands_are_for_wider_layers_everywhere(monkeypatch):
-    monkeypatch.setattr(patches, "multiplies_unpacked", lambda: False)
+    monkeypatch.setattr(patches, "most_unpacked", lambda: 0)
     layer = Convolution(0, 1, (32, 64), (14, 14), (5, 5), (1, 1), NONE, (1, 1), True, (2, 2))
     assert [type(one) for one in patches.choose_patches([layer])] == [patches.Band]

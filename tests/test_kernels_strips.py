@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_kernels_twins import LAYOUTS, layouts, sides, slow_conv2d, slow_conv2d_gradients
 
 from tinygrad_cnn.backend import numpy_kernels as kernels
-from tinygrad_cnn.backend import rows, strips
+from tinygrad_cnn.backend import rows, strips, threads
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -33,12 +33,12 @@ def geometry(padding):
 
 @quick
 @given(cases(), st.sampled_from([1, 2, 5]), st.sampled_from([0.1, 16, 1000]))
-def test_strips_agree_with_loops_however_they_are_cut(case, threads, copying):
+def test_strips_agree_with_loops_however_they_are_cut(case, count, copying):
     x, weight, bias, g, padding = case
     output, size, kernel = g.shape[2:], x.shape[2:], weight.shape[2:]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strips, "_SMALL", 0)
-        patch.setattr(strips, "cpus", lambda: threads)
+        patch.setattr(threads, "cpus", lambda: count)
         patch.setattr(strips, "_COPYING", copying)
         patch.setattr(strips, "_plan", strips._Plan)
         y = strips.correlate(x, weight, bias, padding=padding, output=output)

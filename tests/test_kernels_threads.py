@@ -261,8 +261,7 @@ def outcome(batch, **options):
 @pytest.mark.parametrize("options", [{"tile": 1}, {"tile": 3, "threads": 2}, {"threads": 3}, {"tile": 5, "threads": 1}])
 def test_results_do_not_depend_on_tiles_or_threads(batch, options, monkeypatch):
     monkeypatch.setattr(stages, "_NARROWEST", 1)
-    monkeypatch.setattr(stages, "_UNPACKED", 5000)
-    monkeypatch.setattr(stages, "multiplies_unpacked", lambda: True)
+    monkeypatch.setattr(stages, "most_unpacked", lambda: 5000)
     loss, gradients, logits = outcome(batch, **options)
     monkeypatch.undo()
     expected_loss, expected_gradients, expected_logits = outcome(batch, tile=batch, threads=1)

@@ -241,8 +241,7 @@ def test_bands_that_share_their_columns_give_what_loops_give(workspace, threads,
     """Few input channels: several bands of a piece see the same copied rows, and are cut into runs of columns."""
     monkeypatch.setattr(rows, "_WORKSPACE", workspace)
     monkeypatch.setattr(rows, "_SMALL", 0)
-    monkeypatch.setattr(rows, "_UNPACKED", unpacked)
-    monkeypatch.setattr(rows, "multiplies_unpacked", lambda: True)
+    monkeypatch.setattr(rows, "most_unpacked", lambda: unpacked)
     monkeypatch.setattr(rows, "_NARROWEST", 1)
     monkeypatch.setattr(rows, "cpus", lambda: threads)
     rng = np.random.default_rng(0)
@@ -597,7 +596,7 @@ def test_products_are_the_same_in_threads(sizes, kind, turned_a, turned_b, count
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blas, "_ALONE", -1)
         patch.setattr(blas, "_SMALL", -1)
-        patch.setattr(blas, "cpus", lambda: count)
+        patch.setattr(threads, "cpus", lambda: count)
         y = blas.matmul(a, b)
     expected = np.array([[sum(a[i, p] * b[p, j] for p in range(k)) for j in range(n)] for i in range(m)])
     assert y.dtype == kind

@@ -14,12 +14,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache, partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from .threads import blas_files, cpus, shared, single_threaded_blas
+from .threads import blas_files, in_parts, single_threaded_blas
 
 __all__ = ["add_products", "matmul", "multiply", "product"]
 
@@ -170,25 +169,19 @@ _SMALL = 40_000_000  # multiplications below which two threads hinder each other
 
 def matmul(a: Array, b: Array) -> Array:
     """Return the matrix product a b as `np.matmul` does, without the threads of BLAS for two matrices."""
-    out: Array
-    if a.ndim != 2 or b.ndim != 2 or a.dtype != b.dtype or a.dtype.char not in "fd" or a.shape[1] != b.shape[0]:
-        out = np.matmul(a, b)
-        return out
-    (rows, inner), columns = a.shape, b.shape[1]
-    work = rows * inner * columns
-    if work <= _ALONE:
-        out = np.matmul(a, b)
-        return out
-    threads = min(cpus(), max(rows, columns)) if work > _SMALL else 1
-    with single_threaded_blas():
-        if threads <= 1:
-            out = np.matmul(a, b)
-            return out
-        out = np.empty((rows, columns), a.dtype)
-        ends = [i * max(rows, columns) // threads for i in range(threads + 1)]
-        parts = [slice(first, last) for first, last in pairwise(ends)]
+    alike = a.ndim == b.ndim == 2 and a.dtype == b.dtype and a.dtype.char in "fd" and a.shape[1] == b.shape[0]
+    if not alike or a.size * b.shape[1] <= _ALONE:
+        result: Array = np.matmul(a, b)
+        return result
+    rows, columns = a.shape[0], b.shape[1]
+    out: Array = np.empty((rows, columns), a.dtype)
+
+    def task(start: int, end: int) -> None:
         if rows >= columns:
-            shared.run([partial(np.matmul, a[part], b, out=out[part]) for part in parts])
+            np.matmul(a[start:end], b, out=out[start:end])
         else:
-            shared.run([partial(np.matmul, a, b[:, part], out=out[:, part]) for part in parts])
-        return out
+            np.matmul(a, b[:, start:end], out=out[:, start:end])
+
+    with single_threaded_blas():
+        in_parts(task, max(rows, columns), a.size * columns, _SMALL)
+    return out

@@ -259,7 +259,7 @@ class Program:
     def _divide(self) -> list[_Part]:
         """Return a part of the parameters for each share, so that all take about the same time."""
         count = len(self.shares)
-        parts = [_Part(self, number) for number in range(count)]
+        parts = [_Part(self) for _ in range(count)]
         loads = [float(_CALLERS_WORK if count > 1 and not number else 0) for number in range(count)]
         for number, folds in enumerate(self._folds):
             least = loads.index(min(loads))
@@ -291,9 +291,8 @@ _CALLERS_WORK = 4000  # the same for what the caller does meanwhile
 class _Part:
     """What one thread or process does when all shares are done: add up gradients, and update the parameters."""
 
-    def __init__(self, program: Program, number: int) -> None:
+    def __init__(self, program: Program) -> None:
         self.program = weakref.proxy(program)
-        self.number = number
         self.patches: list[tuple[slice, list[tuple[Array, Array, slice]]]] = []
         self.runs: list[tuple[int, int, int]] = []
         self.spans: list[slice] = []  # of the parameters

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .threads import multiplies_unpacked
+from .threads import most_unpacked
 
 __all__ = ["SMALL_MATRIX", "Band", "Convolution", "Linear", "Patch", "choose_patches", "largest_tile"]
 
@@ -228,7 +228,7 @@ class Band:
         """An estimate of the time, on the scale of that of patches: 6 products, and transforms to and fro."""
         c, o = self.layer.channels
         arithmetic = 6 * _product(2 * o, self.rows * c)
-        if not multiplies_unpacked():
+        if not most_unpacked():
             arithmetic *= 1.5  # smaller matrices than those of patches
         return self.bands * self.tiles * (arithmetic + 240 * (c + o))
 
@@ -249,7 +249,7 @@ def largest_tile(layers: Sequence[Convolution | Linear], dtype: Any) -> int:
         elements += patch.elements
         elements += 2 * patch.layer.channels[0] * math.prod(patch.layer.size)
     elements += 3 * sum(sum(layer.features) for layer in layers if isinstance(layer, Linear))
-    tile = TILE if multiplies_unpacked() else 2 * TILE
+    tile = TILE if most_unpacked() else 2 * TILE
     return int(min(tile, BUDGET // (elements * np.dtype(dtype).itemsize)))
 
 

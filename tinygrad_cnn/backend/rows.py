@@ -26,7 +26,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from .blas import add_products, multiply
 from .geometry import Padding, Pair
-from .threads import cpus, in_parts, multiplies_unpacked, shared, single_threaded_blas
+from .threads import cpus, in_parts, most_unpacked, shared, single_threaded_blas
 
 __all__ = ["correlate", "correlate_weight", "from_rows", "padded_rows", "spread"]
 
@@ -39,7 +39,6 @@ _FILTERS = 1 << 16  # numbers of the filters that are reordered at once
 _COPYING = 4  # numbers computed with in the time of copying one in short runs
 _FEW_ROWS = 48  # KH · C below which columns beat views
 
-_UNPACKED = 1_000_000  # multiplications up to which OpenBLAS does not pack its operands, which is up to twice as fast
 _NARROWEST = 256  # columns of a product below which its overhead is more than that gains
 
 
@@ -197,9 +196,7 @@ class _Plan:
 
     def _unpacked(self, width: int) -> int:
         """Return how many of these columns a product has: as many as BLAS does not pack, if they divide all."""
-        if not multiplies_unpacked():
-            return width
-        most = _UNPACKED // max(1, self.band * self.o * self.inner * self.n)
+        most = most_unpacked() // max(1, self.band * self.o * self.inner * self.n)
         run = next((run for run in range(min(most, width), 0, -1) if width % run == 0), 0)
         return run if run * self.n >= _NARROWEST else width
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .patches import SMALL_MATRIX, Band, Patch
-from .threads import multiplies_unpacked
+from .threads import most_unpacked
 from .workspaces import aligned
 
 if TYPE_CHECKING:
@@ -25,15 +25,13 @@ __all__ = ["PatchCalls", "cut", "input_buffer", "pieces", "route"]
 Array = np.ndarray[Any, Any]
 Call = Callable[[], Any]
 
-_UNPACKED = 1_000_000  # multiplications up to which OpenBLAS does not pack
 _NARROWEST = 64  # columns of a piece below which its overhead is more than it gains
 
 
 def pieces(width: int, matrix: int) -> int:
     """Return into how many pieces to cut the columns of a product with a matrix of so many elements."""
-    most = width // _NARROWEST if multiplies_unpacked() else 1
-    for count in range(1, most + 1):
-        if width % count == 0 and matrix * (width // count) <= _UNPACKED:
+    for count in range(1, width // _NARROWEST + 1):
+        if width % count == 0 and matrix * (width // count) <= most_unpacked():
             return count
     return 1
 
@@ -55,8 +53,8 @@ def _as_wholes(x: Array) -> Array:
 def product(matrix: Array, x: Array, out: Array) -> Call:
     """Return the product of a high matrix with a narrow one as a call, in pieces that are some rows of the matrix."""
     rows, inner = matrix.shape
-    for count in range(1, rows + 1 if multiplies_unpacked() else 1):
-        if rows % count == 0 and rows // count * inner * x.shape[1] <= _UNPACKED:
+    for count in range(1, rows + 1):
+        if rows % count == 0 and rows // count * inner * x.shape[1] <= most_unpacked():
             return partial(np.matmul, matrix.reshape(count, -1, inner), x, out=out.reshape(count, -1, x.shape[1]))
     return partial(np.matmul, matrix, x, out=out)
 

@@ -15,14 +15,14 @@ Threads share the rows of an image, not the batch: slices of the batch would sho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from .geometry import Padding, Pair
-from .threads import cpus, shared, single_threaded_blas
+from .threads import in_parts, single_threaded_blas
 
 __all__ = ["correlate", "correlate_weight", "input_gradient", "pays"]
 
@@ -124,12 +124,8 @@ class _Plan:
     def run(self, task: Callable[[int, int], Any], rows: int) -> list[Any]:
         """Run `task(start, end)` on parts of so many rows, in as many threads as pay; return what it returns."""
         work = self.n * self.oh * self.ow * self.o * self.c * self.kh * self.kw
-        threads = min(cpus(), rows) if work > _SMALL else 1
         with single_threaded_blas():
-            if threads <= 1:
-                return [task(0, rows)]
-            ends = [i * rows // threads for i in range(threads + 1)]
-            return shared.run([partial(task, a, b) for a, b in pairwise(ends)])
+            return in_parts(task, rows, work, _SMALL)
 
 
 @lru_cache(maxsize=64)

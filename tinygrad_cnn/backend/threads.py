@@ -12,7 +12,7 @@ from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
-__all__ = ["Crew", "blas_files", "cpus", "in_parts", "multiplies_unpacked", "shared", "single_threaded_blas"]
+__all__ = ["Crew", "blas_files", "cpus", "in_parts", "most_unpacked", "shared", "single_threaded_blas"]
 
 IDLE_SECONDS = 1.0
 
@@ -47,14 +47,16 @@ def blas_files() -> list[str]:
 
 
 @cache
-def multiplies_unpacked() -> bool:
-    """Return whether BLAS multiplies small matrices as they are. OpenBLAS does where the processor has AVX-512.
+def most_unpacked() -> int:
+    """Return up to how many multiplications BLAS takes matrices as they are, which is up to twice as fast.
 
-    Elsewhere it packs them first, which takes long beside a product of few rows, and is not saved by cutting it.
+    OpenBLAS does where the processor has AVX-512. Elsewhere it always packs them first (0), which takes long beside a
+    product of few rows, and is not saved by cutting it.
     """
-    return all(
+    as_they_are = all(
         library.internal_api != "openblas" or str(library.architecture).lower() in _UNPACKING for library in _blas()
     )
+    return 1_000_000 if as_they_are else 0
 
 
 _UNPACKING = ("skylakex", "cooperlake", "sapphirerapids")  # names of processors in OpenBLAS
@@ -218,14 +220,20 @@ shared = Crew()
 _WORTH = 6_000_000  # elements below which threads hinder each other more than they help
 
 
-def in_parts(task: Callable[[int, int], Any], count: int, elements: int) -> None:
-    """Call `task(start, end)` on parts of range(count), in as many threads as pay for so many elements."""
-    threads = min(cpus(), count) if elements > _WORTH else 1
+def in_parts(task: Callable[[int, int], Any], count: int, work: int, worth: int | None = None) -> list[Any]:
+    """Call `task(start, end)` on parts of range(count), in as many threads as pay; return what they return, in order.
+
+    Args:
+        task: what is done for a part.
+        count: how many rows, say, there are to be shared.
+        work: of all of it; elements to pass over, unless `worth` counts something else.
+        worth: the work below which one thread is fastest.
+    """
+    threads = min(cpus(), count) if work > (_WORTH if worth is None else worth) else 1
     if threads <= 1:
-        task(0, count)
-        return
+        return [task(0, count)]
     ends = [i * count // threads for i in range(threads + 1)]
-    shared.run([partial(task, start, end) for start, end in pairwise(ends)])
+    return shared.run([partial(task, start, end) for start, end in pairwise(ends)])
 
 
 def _after_fork() -> None:

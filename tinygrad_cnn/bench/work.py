@@ -44,7 +44,11 @@ class Settings:
         self.quick = quick
         self.one_thread = one_thread
         self.clock = process_time if one_thread else perf_counter
-        self.kinds = ["captured", "eager", *(["torch"] if torch_or_none() else [])]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The contestants of a training step."""
+        return ["captured", "eager", *(["torch"] if torch_or_none() else [])]
 
     def medians(
         self, contestants: Mapping[str, Callable[[], Any] | Contestant], share: float = 1.0, **options: Any
@@ -192,7 +196,7 @@ def epoch(kind: str, count: int) -> Callable[[], Any]:
 def mnist_epoch(settings: Settings) -> Iterator[Result]:
     """An epoch of MNIST at batch 128 with shuffling loader and Adam; quick: a tenth of it."""
     count = 6400 if settings.quick else 60_000
-    kinds = ["captured", "loading", *(["torch"] if torch_or_none() else [])]
+    kinds = ["captured", "loading", *settings.kinds[2:]]
     times = settings.medians_apart(epoch, kinds, count, share=0, warm_up=0, turns=2 if settings.quick else 3)
     times = {name: time / 1e3 for name, time in times.items()}
     loading = times["loading"] / times["captured"]
