@@ -13,6 +13,7 @@ from tinygrad_cnn import nn
 from tinygrad_cnn.bench import WORK, Result, compare, main
 from tinygrad_cnn.bench.apart import apart
 from tinygrad_cnn.bench.peers import Pair, lenet_pair, torch_or_none
+from tinygrad_cnn.bench.run import _line
 from tinygrad_cnn.bench.work import Settings, epoch, forward, images, lenet_step
 
 
@@ -96,6 +97,14 @@ def test_what_is_timed_of_pytorch_runs(make, size):
 def test_ratios_say_how_many_times_as_good_we_are(result, ratio, met):
     assert result.ratio == ratio
     assert result.met is met
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(808.2, "808"), (1040.4, "1,040"), (999.7, "1,000"), (0.01234, "0.0123"), (33602.0, "33,602")]
+)
+def test_numbers_are_written_without_powers_of_ten(value, text):
+    line = _line(Result("x", ours=808.0, peer=value), lambda name: name)
+    assert line.split()[1:3] == ["808", text]
 
 
 def test_both_sides_of_the_benchmark_compute_the_same_losses():

@@ -117,8 +117,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _line(result: Result, escape: Any) -> str:
-    number = "{:9,.0f}".format if result.ours >= 1000 else "{:9.3g}".format
-    peer = " " * 9 if result.peer is None else number(result.peer)
+    peer = " " * 9 if result.peer is None else _number(result.peer)
     ratio = " " * 6 if result.ratio is None else f"{result.ratio:5.2f}x"
     target = ""
     if result.limit is not None:
@@ -126,8 +125,13 @@ def _line(result: Result, escape: Any) -> str:
     elif result.target is not None:
         target = f">= {result.target:g}x"
     colour = {True: "green", False: "red", None: "default"}[result.met]
-    numbers = f"{number(result.ours)} {peer} {result.unit:8} [{colour}]{ratio}  {target}[/]"
+    numbers = f"{_number(result.ours)} {peer} {result.unit:8} [{colour}]{ratio}  {target}[/]"
     return f"{escape(result.work):52} {numbers} {escape(result.note)}".rstrip()
+
+
+def _number(value: float) -> str:
+    """Return a number of three digits, or a whole one if it has more, as a column of the table."""
+    return f"{value:9,.0f}" if abs(value) >= 999.5 else f"{value:9.3g}"
 
 
 def write(path: Path, text: str) -> None:
